@@ -1,0 +1,141 @@
+/* The caller's own credentials at work: id maps, idmapped mounts, trees below directories that the session's ids
+ * could not traverse. Runs in the process that becomes the spawner, before it enters the session and long before
+ * any guest exists. */
+#include "session.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/wait.h>
+
+static void write_map(const struct plan *plan, int proc, pid_t pid, uint32_t kind, const char *file)
+{
+    char text[1024] = "", path[64];
+    size_t used = 0;
+    struct plan_cursor cursor = plan_begin(plan);
+    struct op op;
+    while (plan_next(&cursor, &op) == 1)
+        if (op.kind == kind && used < sizeof text)
+            used += (size_t)snprintf(text + used, sizeof text - used, "%u %u %llu\n", op.n0, op.n1,
+                                     (unsigned long long)op.v0);
+    snprintf(path, sizeof path, "%d/%s", (int)pid, file);
+    write_proc(proc, path, text, file);
+}
+
+static void write_maps(const struct plan *plan, int proc, pid_t warden)
+{
+    struct op op;
+    plan_find(plan, OP_MAP_GID, &op);
+    if (op.v0 == 1) { /* user_namespaces(7): without CAP_SETGID outside, gid_map needs setgroups denied */
+        char path[64];
+        snprintf(path, sizeof path, "%d/setgroups", (int)warden);
+        write_proc(proc, path, "deny", "setgroups");
+    }
+    write_map(plan, proc, warden, OP_MAP_UID, "uid_map");
+    write_map(plan, proc, warden, OP_MAP_GID, "gid_map");
+}
+
+int hostside_owner_userns(uint32_t uid_on_disk, uint32_t uid_inside, uint32_t gid_on_disk, uint32_t gid_inside)
+{
+    struct sys_clone_args args = {.flags = CLONE_NEWUSER, .exit_signal = SIGCHLD};
+    pid_t pid = sys_clone3(&args);
+    if (pid == 0)
+        for (;;)
+            pause();
+    if (pid < 0)
+        return -1;
+    char path[64], text[64];
+    int proc = open("/proc", O_PATH | O_DIRECTORY | O_CLOEXEC);
+    snprintf(path, sizeof path, "%d/uid_map", (int)pid);
+    snprintf(text, sizeof text, "%u %u 1", uid_on_disk, uid_inside);
+    write_proc(proc, path, text, "uid_map of the owner");
+    snprintf(path, sizeof path, "%d/gid_map", (int)pid);
+    snprintf(text, sizeof text, "%u %u 1", gid_on_disk, gid_inside);
+    write_proc(proc, path, text, "gid_map of the owner");
+    snprintf(path, sizeof path, "%d/ns/user", (int)pid);
+    int userns = openat(proc, path, O_RDONLY | O_CLOEXEC);
+    int error = errno;
+    close(proc);
+    kill(pid, SIGKILL);
+    waitpid(pid, NULL, 0);
+    errno = error;
+    return userns;
+}
+
+static int idmap(int tree, int userns)
+{
+    struct sys_mount_attr attr = {.attr_set = SYS_MOUNT_ATTR_IDMAP, .userns_fd = (uint64_t)userns};
+    return sys_mount_setattr(tree, "", SYS_AT_EMPTY_PATH, &attr);
+}
+
+int hostside_tree(const struct op *op, const char *path, int dirfd, int session_userns)
+{
+    unsigned how = SYS_OPEN_TREE_CLONE | SYS_OPEN_TREE_CLOEXEC | (*path ? 0 : SYS_AT_EMPTY_PATH) |
+                   (op->flags & TREE_NOT_RECURSIVE ? 0 : SYS_AT_RECURSIVE);
+    int tree = sys_open_tree(dirfd, path, how);
+    if (tree < 0)
+        return -1;
+    int userns = session_userns;
+    if (op->flags & TREE_IDMAP_OWNER)
+        userns = hostside_owner_userns(op->n0, (uint32_t)op->v0, op->n1, (uint32_t)op->v1);
+    if ((op->flags & (TREE_IDMAP | TREE_IDMAP_OWNER)) && (userns < 0 || idmap(tree, userns) < 0))
+        goto failed;
+    if (userns != session_userns)
+        close(userns);
+    if (mount_set(tree, mount_attributes(op->flags), !(op->flags & TREE_NOT_RECURSIVE)) < 0)
+        goto failed;
+    return tree;
+failed:;
+    int error = errno;
+    close(tree);
+    errno = error;
+    return -1;
+}
+
+/* One byte for each handed-over operation (1: its descriptor came along, 0: optional and absent). */
+static size_t make_trees(const struct plan *plan, int userns, char *present, int *trees, int *count)
+{
+    size_t asked = 0;
+    struct plan_cursor cursor = plan_begin(plan);
+    struct op op;
+    *count = 0;
+    while (plan_next(&cursor, &op) == 1) {
+        if (op.kind != OP_TREE || !(op.flags & TREE_HOST))
+            continue;
+        errno = E2BIG;
+        CHECK(asked == MESSAGE_FDS ? -1 : 0, "mount", "too many host directories in one plan");
+        int tree = hostside_tree(&op, op.s0, AT_FDCWD, userns);
+        if (tree < 0 && !(errno == ENOENT && (op.flags & TREE_OPTIONAL)))
+            fail(op.flags & (TREE_IDMAP | TREE_IDMAP_OWNER) ? "idmapped mount" : "mount", op.s0);
+        present[asked++] = tree >= 0;
+        if (tree >= 0)
+            trees[(*count)++] = tree;
+    }
+    return asked ? asked : 1; /* a SOCK_SEQPACKET message has at least one byte */
+}
+
+void hostside_serve(const struct plan *plan, int socket, int proc, uint64_t namespaces,
+                    void (*join)(uint64_t mask, int proc))
+{
+    char byte;
+    int none = 0;
+    if (message_receive(socket, &byte, 1, NULL, &none) != 1)
+        _exit(1); /* the warden has reported why */
+    pid_t warden = getppid();
+    write_maps(plan, proc, warden);
+    char path[64];
+    snprintf(path, sizeof path, "%d/ns/user", (int)warden);
+    int userns = openat(proc, path, O_RDONLY | O_CLOEXEC);
+    CHECK(userns, "open", "the session's user namespace");
+    /* the answer lets the warden become non-dumpable, after which its namespaces cannot be opened from here */
+    int trees[MESSAGE_FDS], count;
+    char present[MESSAGE_FDS];
+    size_t asked = make_trees(plan, userns, present, trees, &count);
+    close(userns);
+    join(namespaces, proc);
+    CHECK(message_send(socket, present, asked, trees, count), "socket", "hand over the mounts");
+    for (int i = 0; i < count; i++)
+        close(trees[i]);
+}

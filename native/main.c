@@ -1,0 +1,71 @@
+/* alcove-warden: started with a plan on descriptor 3, see session.h for the others. */
+#include "session.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+
+#ifndef ALCOVE_VERSION
+#define ALCOVE_VERSION "0.1.0"
+#endif
+#ifndef ALCOVE_BUILD_OPTIONS
+#define ALCOVE_BUILD_OPTIONS "by hand"
+#endif
+
+static int load_plan(struct plan *plan)
+{
+    struct stat found;
+    if (fstat(FD_PLAN, &found) < 0 || found.st_size <= 0)
+        return -1;
+    char *data = mmap(NULL, (size_t)found.st_size, PROT_READ, MAP_PRIVATE, FD_PLAN, 0);
+    if (data == MAP_FAILED)
+        return -1;
+    *plan = (struct plan){data, (size_t)found.st_size};
+    errno = EBADMSG;
+    return plan_check(plan);
+}
+
+/* A mount for a live session that only the caller's own credentials can make: sent to the warden on descriptor 4. */
+static int porter_main(const struct plan *plan)
+{
+    struct op op;
+    struct control_reply reply = {0};
+    plan_find(plan, OP_ATTACH, &op);
+    int tree = hostside_tree(&op, "", FD_EXEC, op.flags & TREE_IDMAP ? FD_USERNS : -1);
+    if (tree < 0) {
+        reply.error = errno;
+        snprintf(reply.step, sizeof reply.step, "%s", op.flags & TREE_IDMAP_OWNER ? "idmapped mount" : "source");
+        (void)!write(FD_REPORT, &reply, sizeof reply);
+        return 1;
+    }
+    int none = 0;
+    if (message_send(FD_CONTROL, plan->data, plan->size, &tree, 1) < 0 ||
+        message_receive(FD_CONTROL, &reply, sizeof reply, NULL, &none) != (ssize_t)sizeof reply) {
+        reply.error = errno;
+        snprintf(reply.step, sizeof reply.step, "warden");
+    }
+    (void)!write(FD_REPORT, &reply, sizeof reply);
+    return 0;
+}
+
+int main(int argc, char **argv)
+{
+    if (argc == 2 && strcmp(argv[1], "--version") == 0) {
+        puts("alcove-warden " ALCOVE_VERSION " " ALCOVE_BUILD_OPTIONS);
+        return 0;
+    }
+    if (argc == 3 && strcmp(argv[1], "--probe") == 0)
+        return probe_main(argv[2]);
+    struct plan plan;
+    if (load_plan(&plan) < 0) {
+        fprintf(stderr, "alcove-warden: started without a plan: the `alcove` command and library start it\n");
+        return 2;
+    }
+    title_keep(argc, argv);
+    if (argc > 2 && strcmp(argv[2], "porter") == 0)
+        return porter_main(&plan);
+    warden_main(&plan);
+}

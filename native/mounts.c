@@ -1,0 +1,257 @@
+/* The root file system: a small tmpfs with one mount per entry of the plan, then pivot_root onto it. */
+#include "session.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+
+uint64_t mount_attributes(uint32_t tree_flags)
+{
+    return (tree_flags & TREE_RDONLY ? SYS_MOUNT_ATTR_RDONLY : 0U) |
+           (tree_flags & TREE_NOSUID ? SYS_MOUNT_ATTR_NOSUID : 0U) |
+           (tree_flags & TREE_NODEV ? SYS_MOUNT_ATTR_NODEV : 0U) |
+           (tree_flags & TREE_NOEXEC ? SYS_MOUNT_ATTR_NOEXEC : 0U);
+}
+
+int mount_set(int tree, uint64_t attributes, int recursive)
+{
+    /* private: a clone of a shared mount is its peer, and would show later mounts of the host inside */
+    struct sys_mount_attr attr = {.attr_set = attributes, .propagation = MS_PRIVATE};
+    return sys_mount_setattr(tree, "", SYS_AT_EMPTY_PATH | (recursive ? SYS_AT_RECURSIVE : 0), &attr);
+}
+
+static int open_in_root(int root, const char *path)
+{
+    struct sys_open_how how = {.flags = O_PATH | O_CLOEXEC,
+                               .resolve = SYS_RESOLVE_IN_ROOT | SYS_RESOLVE_NO_MAGICLINKS};
+    return sys_openat2(root, path, &how);
+}
+
+int mount_move(int tree, int root, const char *path)
+{
+    int target = open_in_root(root, path);
+    if (target < 0)
+        return -1;
+    int moved = sys_move_mount(tree, "", target, "", SYS_MOVE_MOUNT_F_EMPTY_PATH | SYS_MOVE_MOUNT_T_EMPTY_PATH);
+    int error = errno;
+    close(target);
+    errno = error;
+    return moved;
+}
+
+static int set_number(int fs, const char *key, unsigned long long value, const char *format)
+{
+    char text[32];
+    snprintf(text, sizeof text, format, value);
+    return sys_fsconfig(fs, SYS_FSCONFIG_SET_STRING, key, text, 0);
+}
+
+static int mount_detached(int fs, uint64_t attributes)
+{
+    int mount = -1;
+    if (sys_fsconfig(fs, SYS_FSCONFIG_CMD_CREATE, NULL, NULL, 0) == 0)
+        mount = sys_fsmount(fs, SYS_FSMOUNT_CLOEXEC, (unsigned)attributes);
+    int error = errno;
+    close(fs);
+    errno = error;
+    return mount;
+}
+
+static int tmpfs(uint64_t bytes, uint64_t inodes, uint32_t mode, uint64_t attributes)
+{
+    int fs = sys_fsopen("tmpfs", SYS_FSOPEN_CLOEXEC);
+    if (fs < 0)
+        return -1;
+    if (set_number(fs, "size", bytes, "%llu") < 0 || set_number(fs, "nr_inodes", inodes, "%llu") < 0 ||
+        set_number(fs, "mode", mode, "%llo") < 0) {
+        close(fs);
+        return -1;
+    }
+    return mount_detached(fs, attributes);
+}
+
+static void build_root(const struct op *op, struct mounts *mounts)
+{
+    mounts->root = tmpfs(op->v0, op->v1, 0755, SYS_MOUNT_ATTR_NOSUID | SYS_MOUNT_ATTR_NODEV);
+    CHECK(mounts->root, "mount", "the root tmpfs");
+    mounts->empty = tmpfs(4096, 2, 0555, SYS_MOUNT_ATTR_NOSUID | SYS_MOUNT_ATTR_NODEV | SYS_MOUNT_ATTR_RDONLY);
+    CHECK(mounts->empty, "mount", "the empty directory");
+    CHECK(sys_move_mount(mounts->root, "", AT_FDCWD, "/", SYS_MOVE_MOUNT_F_EMPTY_PATH), "mount", "the root over /");
+    mounts->scratch = sys_open_tree(mounts->root, "", SYS_OPEN_TREE_CLONE | SYS_OPEN_TREE_CLOEXEC | SYS_AT_EMPTY_PATH);
+    CHECK(mounts->scratch, "open_tree", "the root");
+    CHECK(fchdir(mounts->root), "chdir", "the new root"); /* overlay options name layers relative to here */
+}
+
+static void build_directory(const struct op *op, const struct mounts *mounts)
+{
+    if (mkdirat(mounts->root, op->s0, op->n0) == 0) {
+        CHECK(fchmodat(mounts->root, op->s0, op->n0, 0), "chmod", op->s0);
+        return;
+    }
+    struct stat found;
+    if (errno == EEXIST && fstatat(mounts->root, op->s0, &found, AT_SYMLINK_NOFOLLOW) == 0 && S_ISDIR(found.st_mode))
+        return;
+    fail("mkdir", op->s0);
+}
+
+static void build_file(const struct op *op, const struct mounts *mounts)
+{
+    int fd = openat(mounts->root, op->s0, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, op->n0);
+    CHECK(fd, "create", op->s0);
+    if (op->len1 && write(fd, op->s1, op->len1) != (ssize_t)op->len1)
+        fail("write", op->s0);
+    close(fd);
+}
+
+static void build_tree(const struct op *op, const struct mounts *mounts, size_t *taken, size_t *handed)
+{
+    int tree;
+    if (op->flags & TREE_HOST) {
+        if (!mounts->present[(*handed)++])
+            return;
+        tree = mounts->trees[(*taken)++];
+    } else {
+        tree = hostside_tree(op, op->s0, AT_FDCWD, -1);
+        if (tree < 0 && errno == ENOENT && (op->flags & TREE_OPTIONAL))
+            return;
+        CHECK(tree, "mount", op->s0);
+    }
+    CHECK(mount_move(tree, mounts->root, op->s1), "move_mount", op->s1);
+    close(tree);
+}
+
+static void build_tmpfs(const struct op *op, const struct mounts *mounts)
+{
+    int mount = tmpfs(op->v0, op->v1, op->n0, mount_attributes(op->flags));
+    CHECK(mount, "mount", op->s0);
+    CHECK(mount_move(mount, mounts->root, op->s0), "move_mount", op->s0);
+    close(mount);
+}
+
+static void build_devpts(const struct op *op, const struct mounts *mounts)
+{
+    int fs = sys_fsopen("devpts", SYS_FSOPEN_CLOEXEC);
+    CHECK(fs, "mount", "devpts");
+    sys_fsconfig(fs, SYS_FSCONFIG_SET_FLAG, "newinstance", NULL, 0); /* a no-op since Linux 4.7 */
+    CHECK(sys_fsconfig(fs, SYS_FSCONFIG_SET_STRING, "ptmxmode", "0666", 0), "mount", "devpts ptmxmode");
+    CHECK(sys_fsconfig(fs, SYS_FSCONFIG_SET_STRING, "mode", "0620", 0), "mount", "devpts mode");
+    int mount = mount_detached(fs, SYS_MOUNT_ATTR_NOSUID | SYS_MOUNT_ATTR_NOEXEC);
+    CHECK(mount, "mount", "devpts");
+    CHECK(mount_move(mount, mounts->root, op->s0), "move_mount", op->s0);
+    close(mount);
+}
+
+static void set_overlay(int fs, const char *key, const char *value)
+{
+    CHECK(sys_fsconfig(fs, SYS_FSCONFIG_SET_STRING, key, value, 0), "overlay option", key);
+}
+
+static void build_overlay(const struct op *op, const struct op *layers, const struct mounts *mounts)
+{
+    int fs = sys_fsopen("overlay", SYS_FSOPEN_CLOEXEC);
+    CHECK(fs, "mount", "overlay");
+    set_overlay(fs, "lowerdir", op->s1);
+    if (*layers->s0) {
+        set_overlay(fs, "upperdir", layers->s0);
+        set_overlay(fs, "workdir", layers->s1);
+    }
+    set_overlay(fs, "metacopy", "off");
+    set_overlay(fs, "redirect_dir", "nofollow");
+    set_overlay(fs, "index", "off");
+    CHECK(sys_fsconfig(fs, SYS_FSCONFIG_SET_FLAG, "userxattr", NULL, 0), "overlay option", "userxattr");
+    int mount = mount_detached(fs, mount_attributes(op->flags));
+    CHECK(mount, "overlay", op->s0);
+    CHECK(mount_move(mount, mounts->root, op->s0), "move_mount", op->s0);
+    close(mount);
+}
+
+void mounts_build(const struct plan *plan, struct mounts *mounts)
+{
+    size_t taken = 0, handed = 0;
+    struct plan_cursor cursor = plan_begin(plan);
+    struct op op, layers;
+    while (plan_next(&cursor, &op) == 1) {
+        switch (op.kind) {
+        case OP_ROOT: build_root(&op, mounts); break;
+        case OP_DIRECTORY: build_directory(&op, mounts); break;
+        case OP_SYMLINK: CHECK(symlinkat(op.s1, mounts->root, op.s0), "symlink", op.s0); break;
+        case OP_FILE: build_file(&op, mounts); break;
+        case OP_TREE: build_tree(&op, mounts, &taken, &handed); break;
+        case OP_TMPFS: build_tmpfs(&op, mounts); break;
+        case OP_DEVPTS: build_devpts(&op, mounts); break;
+        case OP_UNSTAGE: CHECK(umount2(op.s0, MNT_DETACH), "umount", op.s0); break;
+        case OP_OVERLAY: {
+            struct plan_cursor rest = cursor;
+            if (plan_next(&rest, &layers) != 1 || layers.kind != OP_OVERLAY_UPPER)
+                layers = (struct op){.s0 = "", .s1 = ""};
+            build_overlay(&op, &layers, mounts);
+            break;
+        }
+        default: break;
+        }
+    }
+}
+
+int mount_proc(const char *path, int root)
+{
+    int fs = sys_fsopen("proc", SYS_FSOPEN_CLOEXEC);
+    if (fs < 0)
+        return -1;
+    int mount = mount_detached(fs, SYS_MOUNT_ATTR_NOSUID | SYS_MOUNT_ATTR_NODEV | SYS_MOUNT_ATTR_NOEXEC);
+    if (mount < 0)
+        return -1;
+    int moved = mount_move(mount, root, path);
+    int error = errno;
+    close(mount);
+    errno = error;
+    return moved;
+}
+
+static void mask(const struct op *op, const struct mounts *mounts)
+{
+    struct stat found;
+    if (fstatat(mounts->root, op->s0, &found, AT_SYMLINK_NOFOLLOW) < 0)
+        return; /* this kernel has no such file */
+    int cover = S_ISDIR(found.st_mode)
+        ? sys_open_tree(mounts->empty, "", SYS_OPEN_TREE_CLONE | SYS_OPEN_TREE_CLOEXEC | SYS_AT_EMPTY_PATH)
+        : sys_open_tree(mounts->root, "dev/null", SYS_OPEN_TREE_CLONE | SYS_OPEN_TREE_CLOEXEC);
+    CHECK(cover, "mask", op->s0);
+    CHECK(mount_move(cover, mounts->root, op->s0), "mask", op->s0);
+    close(cover);
+}
+
+static void readonly(const struct op *op, const struct mounts *mounts)
+{
+    int view = sys_open_tree(mounts->root, op->s0, SYS_OPEN_TREE_CLONE | SYS_OPEN_TREE_CLOEXEC | SYS_AT_RECURSIVE);
+    CHECK(view, "read-only view", op->s0);
+    CHECK(mount_set(view, SYS_MOUNT_ATTR_RDONLY | SYS_MOUNT_ATTR_NOSUID | SYS_MOUNT_ATTR_NODEV | SYS_MOUNT_ATTR_NOEXEC,
+                    1), "read-only view", op->s0);
+    CHECK(mount_move(view, mounts->root, op->s0), "read-only view", op->s0);
+    close(view);
+}
+
+void mounts_mask(const struct plan *plan, const struct mounts *mounts)
+{
+    struct plan_cursor cursor = plan_begin(plan);
+    struct op op;
+    while (plan_next(&cursor, &op) == 1) {
+        if (op.kind == OP_MASK)
+            mask(&op, mounts);
+        else if (op.kind == OP_READONLY)
+            readonly(&op, mounts);
+        else if (op.kind == OP_SEAL)
+            CHECK(mount_set(mounts->root, SYS_MOUNT_ATTR_RDONLY, 0), "read-only root", "");
+    }
+    close(mounts->empty);
+}
+
+void mounts_pivot(void)
+{
+    CHECK(sys_pivot_root(".", "."), "pivot_root", "");
+    /* the old root now lies over the new one: take it away, with everything beneath it */
+    CHECK(umount2(".", MNT_DETACH), "umount", "the host's root");
+    CHECK(chdir("/"), "chdir", "/");
+}

@@ -1,0 +1,151 @@
+/* What the processes of one session share. */
+#ifndef ALCOVE_SESSION_H
+#define ALCOVE_SESSION_H
+
+#include "plan.h"
+#include "sys.h"
+
+#include <stdint.h>
+#include <sys/types.h>
+
+/* Descriptors that the caller sets up before it starts the binary. */
+enum {
+    FD_PLAN = 3,    /* memfd */
+    FD_CONTROL = 4, /* listening SOCK_SEQPACKET of the warden */
+    FD_EXEC = 5,    /* listening SOCK_SEQPACKET of the spawner; porter: the source, opened by the caller */
+    FD_REPORT = 6,  /* one message: how provisioning ended */
+    FD_USERNS = 7,  /* porter only: the session's user namespace, for a mount in its own ids */
+};
+
+/* ---- report.c: which step failed, and why ---- */
+struct report {
+    uint32_t ok;
+    int32_t error;       /* errno of the failed step */
+    int32_t warden_pid, init_pid, spawner_pid;
+    char step[64];       /* "mount", "seccomp", … */
+    char detail[192];    /* the path or name it was about */
+};
+void report_ready(pid_t init, pid_t spawner);
+/* Reports the failed step with errno, and ends this process. */
+_Noreturn void fail(const char *step, const char *detail);
+#define CHECK(call, step, detail)                                                                                     \
+    do {                                                                                                               \
+        if ((call) < 0)                                                                                                \
+            fail((step), (detail));                                                                                    \
+    } while (0)
+
+/* ---- title.c ---- */
+void title_keep(int argc, char **argv);
+void title_set(const char *role);
+
+/* ---- message.c: one SOCK_SEQPACKET message with descriptors ---- */
+enum { MESSAGE_FDS = 200 }; /* the kernel's limit is 253 */
+int message_send(int socket, const void *data, size_t size, const int *fds, int count);
+/* Bytes read, 0 at the end, -1; *count is in: room, out: descriptors received (close-on-exec). */
+ssize_t message_receive(int socket, void *data, size_t size, int *fds, int *count);
+
+/* ---- hostside.c: what only the caller's own credentials can do; runs in the spawner before it enters ---- */
+void hostside_serve(const struct plan *plan, int warden, int host_proc, uint64_t namespaces,
+                    void (*join)(uint64_t mask, int proc));
+int hostside_tree(const struct op *op, const char *path, int dirfd, int session_userns);
+int hostside_owner_userns(uint32_t uid_on_disk, uint32_t uid_inside, uint32_t gid_on_disk, uint32_t gid_inside);
+
+/* ---- mounts.c: the root file system, one operation after the other ---- */
+struct mounts {
+    int root;          /* the new root, as a mount */
+    int scratch;       /* the same, writable for ever: where mount points are made */
+    int empty;         /* an empty read-only directory, as a detached mount */
+    const int *trees;  /* handed over by hostside_serve, in plan order */
+    const char *present;
+};
+void mounts_build(const struct plan *plan, struct mounts *mounts);
+void mounts_mask(const struct plan *plan, const struct mounts *mounts); /* what needs /proc to be there */
+void mounts_pivot(void);
+int mount_proc(const char *path, int root);
+int mount_set(int tree, uint64_t attributes, int recursive);
+int mount_move(int tree, int root, const char *path);
+uint64_t mount_attributes(uint32_t tree_flags);
+
+/* ---- attach.c: a mount on a live session; "" or the step that failed with errno ---- */
+struct attach_view {
+    int host_mountns, cell_mountns; /* host_mountns -1: trees come along with the request */
+    int scratch;
+};
+const char *attach(const struct attach_view *view, const struct op *op, int tree);
+
+/* ---- init.c ---- */
+_Noreturn void init_main(const struct plan *plan, const struct mounts *mounts, int host_proc, int socket, int reaped);
+
+/* ---- confine.c: capabilities, no_new_privs, Landlock, seccomp, in that order ---- */
+void confine(const struct plan *plan, uint32_t seccomp_variant);
+void drop_capabilities(uint64_t keep, const char *who);
+
+/* ---- spawner.c ---- */
+struct spawner_doors {
+    int listener, reaped; /* reaped: init's reports of the orphans it reaped, or -1 */
+};
+/* Enters the cell: expects the cell's mount and pid namespaces from the warden. userns: the cell's, or -1 to make it. */
+void spawner_enter(const struct plan *plan, int warden, int host_proc, uint32_t seccomp_variant, int userns);
+_Noreturn void spawner_serve(const struct spawner_doors *doors);
+
+/* ---- exec.c: one command, its monitor, its result ---- */
+enum exec_step { STEP_NONE, STEP_REQUEST, STEP_TTY, STEP_FORK, STEP_USER, STEP_CWD, STEP_EXEC, STEP_MONITOR };
+/* Shared memory between spawner, monitor and command; the guest never maps it. */
+struct exec_slot {
+    volatile int32_t command;     /* pid inside the cell; 0 before it is born */
+    volatile int32_t step, error; /* where the command failed before its first instruction */
+};
+enum exec_outcome { EXEC_STARTED = 1, EXEC_EXITED, EXEC_FAILED };
+struct exec_message {
+    uint32_t outcome;
+    int32_t status; /* as from waitpid(2) */
+    int32_t step, error;
+};
+struct exec_request {
+    const char *data;
+    size_t size;
+    const int *fds;
+    int count;
+    const struct op *open_files; /* RLIMIT_NOFILE is the command's, not the spawner's */
+};
+_Noreturn void exec_monitor(int connection, const struct exec_request *request, struct exec_slot *slot);
+
+/* ---- users.c: who a command runs as, from the cell's own /etc/passwd ---- */
+struct identity {
+    uid_t uid;
+    gid_t gid;
+    gid_t groups[64];
+    int group_count;
+};
+int identity_find(const char *user, struct identity *identity); /* 0, or -1 with errno */
+
+/* ---- control.c: the warden's life after provisioning ---- */
+struct warden {
+    const struct plan *plan;
+    pid_t init, spawner;
+    int host_proc, cell_pidns, cell_userns;
+    struct attach_view view;
+};
+struct control_reply {
+    int32_t error; /* 0, or errno */
+    uint32_t value;
+    char step[64];
+};
+_Noreturn void control_serve(struct warden *warden);
+
+/* ---- probe.c ---- */
+int probe_main(const char *directory);
+
+/* ---- warden.c ---- */
+_Noreturn void warden_main(const struct plan *plan);
+int open_namespace(int host_proc, const char *name);
+void write_proc(int dirfd, const char *path, const char *text, const char *step);
+
+#ifdef ALCOVE_FAULTS
+void fault(const struct plan *plan, const char *point);
+#define FAULT(plan, point) fault((plan), (point))
+#else
+#define FAULT(plan, point) ((void)0)
+#endif
+
+#endif

@@ -1,0 +1,260 @@
+/* The spawner: enters the cell, confines itself for good, and from then on gives birth to one monitor per exec.
+ * It stands outside the cell's pid namespace, so no guest can see or signal it. */
+#include "session.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <grp.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+
+enum { MOST_EXECS = 4096, REQUEST_FDS = 8, LOST = -1 };
+
+struct running {
+    pid_t monitor;
+    int connection;
+};
+
+static struct exec_slot *slots; /* shared with monitors and commands */
+static struct running running[MOST_EXECS];
+static struct op open_files;
+static char request[1 << 16];
+
+/* ---- entering ---- */
+
+static void set_limits(const struct plan *plan, int host_proc)
+{
+    struct plan_cursor cursor = plan_begin(plan);
+    struct op op;
+    while (plan_next(&cursor, &op) == 1) {
+        if (op.kind == OP_RLIMIT && op.n0 == RLIMIT_NOFILE) {
+            open_files = op;
+        } else if (op.kind == OP_RLIMIT) {
+            struct rlimit limit = {op.v0, op.v1};
+            CHECK(setrlimit(op.n0, &limit), "rlimit", "");
+        } else if (op.kind == OP_USER_SYSCTL) {
+            char path[128];
+            snprintf(path, sizeof path, "sys/%s", op.s0);
+            int fd = openat(host_proc, path, O_WRONLY | O_CLOEXEC);
+            if (fd < 0 && errno == ENOENT)
+                continue; /* this kernel has no such budget */
+            CHECK(fd, "user sysctl", op.s0);
+            CHECK((int)write(fd, op.s1, op.len1), "user sysctl", op.s0);
+            close(fd);
+        } else if (op.kind == OP_OOM_SCORE) {
+            char text[16];
+            snprintf(text, sizeof text, "%u", op.n0);
+            write_proc(host_proc, "self/oom_score_adj", text, "oom_score_adj");
+        }
+    }
+}
+
+static void expect(int socket, char wanted, int *fds, int count)
+{
+    char byte = 0;
+    int got = count;
+    if (message_receive(socket, &byte, 1, fds, &got) != 1 || byte != wanted || got != count)
+        _exit(1); /* the warden has reported why */
+}
+
+void spawner_enter(const struct plan *plan, int warden, int host_proc, uint32_t variant, int userns)
+{
+    int namespaces[2];
+    expect(warden, 'e', namespaces, 2);
+    CHECK(setns(namespaces[0], CLONE_NEWNS), "setns", "mount");
+    CHECK(setns(namespaces[1], CLONE_NEWPID), "setns", "pid");
+    struct op map;
+    plan_find(plan, OP_MAP_GID, &map);
+    if (map.v0 > 1) /* a single-id map has setgroups denied: the caller's groups stay, as in any such sandbox */
+        CHECK(setgroups(0, NULL), "setgroups", "cell");
+    CHECK(setresgid(0, 0, 0), "setgid", "cell");
+    CHECK(setresuid(0, 0, 0), "setuid", "cell");
+    if (userns >= 0) {
+        CHECK(setns(userns, CLONE_NEWUSER), "setns", "user");
+        CHECK(unshare(CLONE_NEWCGROUP), "unshare", "cgroup");
+    } else {
+        int inner = CLONE_NEWCGROUP;
+#ifndef ALCOVE_OFF_NESTED
+        inner |= CLONE_NEWUSER;
+#endif
+        CHECK(unshare(inner), "unshare", "the cell's user namespace");
+        /* the change of ids made our /proc files the host root's, and the warden must write our maps; no guest yet */
+        CHECK(prctl(PR_SET_DUMPABLE, 1), "prctl", "spawner");
+        CHECK(message_send(warden, "u", 1, NULL, 0), "socket", "spawner");
+        expect(warden, 'm', NULL, 0);
+    }
+    set_limits(plan, host_proc);
+    slots = mmap(NULL, MOST_EXECS * sizeof *slots, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    if (slots == MAP_FAILED)
+        fail("mmap", "slots");
+#ifndef ALCOVE_OFF_NONDUMPABLE
+    /* between fork and execve our children stand in the guest's /proc */
+    CHECK(prctl(PR_SET_DUMPABLE, 0), "prctl", "spawner");
+#endif
+    CHECK(prctl(PR_SET_PDEATHSIG, SIGKILL), "prctl", "spawner");
+    confine(plan, variant);
+}
+
+/* ---- serving ---- */
+
+enum door { DOOR_SIGNALS, DOOR_LISTENER, DOOR_REAPED, DOOR_REQUEST, DOOR_LOST };
+
+static void watch_fd(int epoll, int fd, enum door door)
+{
+    struct epoll_event event = {.events = EPOLLIN, .data.u64 = (uint64_t)door << 32 | (uint32_t)fd};
+    if (epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &event) < 0)
+        _exit(1);
+}
+
+static int free_slot(void)
+{
+    for (int i = 0; i < MOST_EXECS; i++)
+        if (running[i].monitor == 0)
+            return i;
+    return -1;
+}
+
+static void refuse(int connection, int step, int error)
+{
+    struct exec_message message = {.outcome = EXEC_FAILED, .step = step, .error = error};
+    send(connection, &message, sizeof message, MSG_NOSIGNAL | MSG_DONTWAIT);
+    close(connection);
+}
+
+static void start(int connection)
+{
+    int fds[REQUEST_FDS], count = REQUEST_FDS;
+    ssize_t size = message_receive(connection, request, sizeof request, fds, &count);
+    int slot = free_slot();
+    if (size <= 0 || slot < 0) {
+        refuse(connection, STEP_REQUEST, size < 0 ? errno : EMFILE);
+    } else {
+        slots[slot] = (struct exec_slot){0};
+        pid_t pid = (pid_t)syscall(SYS_clone, SIGCHLD, 0, 0, 0, 0);
+        if (pid == 0) {
+            struct exec_request message = {request, (size_t)size, fds, count, &open_files};
+            prctl(PR_SET_PDEATHSIG, SIGKILL);
+            exec_monitor(connection, &message, &slots[slot]);
+        }
+        if (pid < 0)
+            refuse(connection, STEP_FORK, errno);
+        else
+            running[slot] = (struct running){pid, connection};
+    }
+    for (int i = 0; i < count; i++)
+        close(fds[i]);
+}
+
+static void finish(struct running *exec)
+{
+    close(exec->connection);
+    *exec = (struct running){0};
+}
+
+/* A monitor that did not exit by itself was killed by a guest. Its command now belongs to init, which will tell. */
+static void monitor_lost(int epoll, int slot)
+{
+    if (slots[slot].command != 0) {
+        running[slot].monitor = LOST;
+        watch_fd(epoll, running[slot].connection, DOOR_LOST);
+        return;
+    }
+    struct exec_message message = {.outcome = EXEC_FAILED, .step = STEP_MONITOR, .error = ECHILD};
+    send(running[slot].connection, &message, sizeof message, MSG_NOSIGNAL | MSG_DONTWAIT);
+    finish(&running[slot]);
+}
+
+static void reap_monitors(int epoll)
+{
+    pid_t pid;
+    int status;
+    while ((pid = waitpid(-1, &status, WNOHANG | __WALL)) > 0)
+        for (int i = 0; i < MOST_EXECS; i++)
+            if (running[i].monitor == pid) {
+                if (WIFEXITED(status))
+                    finish(&running[i]);
+                else
+                    monitor_lost(epoll, i);
+                break;
+            }
+}
+
+static void read_orphans(int reaped)
+{
+    int32_t record[2];
+    while (read(reaped, record, sizeof record) == (ssize_t)sizeof record)
+        for (int i = 0; i < MOST_EXECS; i++)
+            if (running[i].monitor == LOST && slots[i].command == record[0]) {
+                struct exec_message message = {.outcome = EXEC_EXITED, .status = record[1]};
+                send(running[i].connection, &message, sizeof message, MSG_NOSIGNAL | MSG_DONTWAIT);
+                finish(&running[i]);
+            }
+}
+
+/* ---- the loop ---- */
+
+static void accept_all(int epoll, int listener)
+{
+    int connection;
+    while ((connection = accept4(listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK)) >= 0)
+        watch_fd(epoll, connection, DOOR_REQUEST);
+}
+
+static void drop_signals(int signals)
+{
+    struct signalfd_siginfo info;
+    while (read(signals, &info, sizeof info) > 0)
+        ;
+}
+
+static void serve(int epoll, enum door door, int fd)
+{
+    switch (door) {
+    case DOOR_SIGNALS:
+        drop_signals(fd);
+        reap_monitors(epoll);
+        break;
+    case DOOR_LISTENER:
+        accept_all(epoll, fd);
+        break;
+    case DOOR_REAPED:
+        reap_monitors(epoll); /* a monitor is waitable before init can reap its orphans: learn of its death first */
+        read_orphans(fd);
+        break;
+    case DOOR_REQUEST:
+        epoll_ctl(epoll, EPOLL_CTL_DEL, fd, NULL);
+        start(fd);
+        break;
+    case DOOR_LOST:
+        _exit(1); /* a tree without a monitor is to be killed: end the cell, which kills everything */
+    }
+}
+
+void spawner_serve(const struct spawner_doors *doors)
+{
+    sigset_t all;
+    sigfillset(&all);
+    sigprocmask(SIG_SETMASK, &all, NULL);
+    int signals = signalfd(-1, &all, SFD_CLOEXEC | SFD_NONBLOCK), epoll = epoll_create1(EPOLL_CLOEXEC);
+    if (signals < 0 || epoll < 0)
+        _exit(1);
+    watch_fd(epoll, signals, DOOR_SIGNALS);
+    watch_fd(epoll, doors->listener, DOOR_LISTENER);
+    if (doors->reaped >= 0)
+        watch_fd(epoll, doors->reaped, DOOR_REAPED);
+    for (;;) {
+        struct epoll_event events[64];
+        int count = epoll_wait(epoll, events, 64, -1);
+        for (int i = 0; i < count; i++)
+            serve(epoll, (enum door)(events[i].data.u64 >> 32), (int)(uint32_t)events[i].data.u64);
+    }
+}

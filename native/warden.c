@@ -1,0 +1,304 @@
+/* Provisioning, as one straight line. Three processes come of it:
+ *
+ *   warden   (this one) owns the namespaces and mounts, stays outside the cell's pid namespace, runs no guest code
+ *   init     PID 1 of the cell
+ *   spawner  born first, in the session's cgroups, with the caller's credentials, so that it can write id maps and make
+ *            idmapped mounts for us; then it enters the cell and gives everything up
+ *
+ * The order is namespaces, id maps, non-dumpable, mounts, pivot_root, then in the spawner capabilities, no_new_privs,
+ * Landlock, seccomp. Every step that fails is reported by name with its errno, and nothing is left. */
+#include "session.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <grp.h>
+#include <linux/keyctl.h>
+#include <net/if.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mount.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+
+int open_namespace(int host_proc, const char *name)
+{
+    char path[64];
+    snprintf(path, sizeof path, "self/ns/%s", name);
+    int fd = openat(host_proc, path, O_RDONLY | O_CLOEXEC);
+    CHECK(fd, "open namespace", name);
+    return fd;
+}
+
+void write_proc(int dirfd, const char *path, const char *text, const char *step)
+{
+    int fd = openat(dirfd, path, O_WRONLY | O_CLOEXEC);
+    CHECK(fd, step, path);
+    CHECK((int)write(fd, text, strlen(text)), step, text);
+    close(fd);
+}
+
+static void clean_start(void)
+{
+    struct rlimit none = {0, 0};
+    setrlimit(RLIMIT_CORE, &none); /* core_pattern may be a pipe of the host */
+    sys_close_range(FD_REPORT + 1, ~0U, 0);
+    for (int fd = FD_PLAN; fd <= FD_REPORT; fd++)
+        fcntl(fd, F_SETFD, FD_CLOEXEC);
+    setsid();
+    umask(077);
+    CHECK(chdir("/"), "chdir", "/");
+    /* an anonymous session keyring: the caller's is not inherited (not namespaced, keyctl(2)); no keys, no need */
+    syscall(SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, NULL);
+    sigset_t all;
+    sigfillset(&all);
+    sigprocmask(SIG_SETMASK, &all, NULL);
+}
+
+/* ---- the spawner's birth ---- */
+
+static void enter_cgroups(const struct plan *plan)
+{
+#ifndef ALCOVE_OFF_CGROUP
+    struct plan_cursor cursor = plan_begin(plan);
+    struct op op;
+    while (plan_next(&cursor, &op) == 1)
+        if (op.kind == OP_CGROUP_TASKS) /* `tasks` moves one thread without the lock that makes cgroup.procs slow */
+            write_proc(AT_FDCWD, op.s0, "0", "cgroup");
+#endif
+}
+
+static void join_namespaces(uint64_t mask, int proc)
+{
+    static const struct {
+        uint64_t flag;
+        const char *name;
+    } joined[] = {{CLONE_NEWUSER, "user"}, {CLONE_NEWNET, "net"}, {CLONE_NEWIPC, "ipc"}, {CLONE_NEWUTS, "uts"}};
+    int fds[4];
+    for (int i = 0; i < 4; i++) {
+        char path[64];
+        snprintf(path, sizeof path, "%d/ns/%s", (int)getppid(), joined[i].name);
+        fds[i] = mask & joined[i].flag ? openat(proc, path, O_RDONLY | O_CLOEXEC) : -1;
+        if (mask & joined[i].flag)
+            CHECK(fds[i], "open namespace", joined[i].name);
+    }
+    for (int i = 0; i < 4; i++)
+        if (fds[i] >= 0) {
+            CHECK(setns(fds[i], (int)joined[i].flag), "setns", joined[i].name);
+            close(fds[i]);
+        }
+}
+
+static _Noreturn void spawner_main(const struct plan *plan, int warden, int host_proc, int reaped)
+{
+    struct op op;
+    title_set("alcove-spawner");
+    enter_cgroups(plan);
+    plan_find(plan, OP_NAMESPACES, &op);
+    hostside_serve(plan, warden, host_proc, op.v0, join_namespaces);
+    spawner_enter(plan, warden, host_proc, 0, -1);
+    CHECK(message_send(warden, "r", 1, NULL, 0), "socket", "spawner");
+    close(host_proc);
+    close(warden);
+    close(FD_PLAN);
+    close(FD_CONTROL);
+    close(FD_REPORT);
+    spawner_serve(&(struct spawner_doors){.listener = FD_EXEC, .reaped = reaped});
+}
+
+static pid_t spawner_birth(const struct plan *plan, int sockets[2], int host_proc, int reaped[2])
+{
+    struct op op;
+    struct sys_clone_args args = {.exit_signal = SIGCHLD};
+#ifndef ALCOVE_OFF_CGROUP
+    if (plan_find(plan, OP_CGROUP_UNIFIED, &op)) {
+        int cgroup = open(op.s0, O_PATH | O_DIRECTORY | O_CLOEXEC);
+        CHECK(cgroup, "cgroup", op.s0);
+        args.flags = CLONE_INTO_CGROUP;
+        args.cgroup = (uint64_t)cgroup;
+    }
+#else
+    (void)op;
+#endif
+    pid_t pid = sys_clone3(&args);
+    CHECK(pid, "clone", "spawner");
+    if (pid == 0) {
+        close(sockets[0]);
+        close(reaped[1]);
+        spawner_main(plan, sockets[1], host_proc, reaped[0]);
+    }
+    if (args.flags)
+        close((int)args.cgroup);
+    close(sockets[1]);
+    close(reaped[0]);
+    return pid;
+}
+
+/* ---- the namespaces ---- */
+
+static void expect(int socket, char wanted, int *fd)
+{
+    char byte = 0;
+    int count = fd ? 1 : 0;
+    if (message_receive(socket, &byte, 1, fd, &count) != 1 || byte != wanted || count != (fd ? 1 : 0))
+        _exit(1); /* the other side has reported why */
+}
+
+static void loopback_up(void)
+{
+    struct ifreq request = {.ifr_name = "lo"};
+    int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    CHECK(fd, "loopback", "socket");
+    request.ifr_flags = IFF_UP | IFF_RUNNING;
+    CHECK(ioctl(fd, SIOCSIFFLAGS, &request), "loopback", "up");
+    close(fd);
+}
+
+static void settle_ids(void)
+{
+    struct rlimit files;
+    if (getrlimit(RLIMIT_NOFILE, &files) == 0) { /* ours is the hard limit; a command's is in the plan */
+        files.rlim_cur = files.rlim_max;
+        setrlimit(RLIMIT_NOFILE, &files);
+    }
+    setgroups(0, NULL); /* EPERM with a single-id map */
+    CHECK(setresgid(0, 0, 0), "setgid", "warden");
+    CHECK(setresuid(0, 0, 0), "setuid", "warden");
+#ifndef ALCOVE_OFF_NONDUMPABLE
+    CHECK(prctl(PR_SET_DUMPABLE, 0), "prctl", "warden");
+#endif
+}
+
+static void set_sysctls(const struct plan *plan, int host_proc)
+{
+    struct op op;
+    if (plan_find(plan, OP_HOSTNAME, &op))
+        CHECK(sethostname(op.s0, op.len0), "sethostname", op.s0);
+    struct plan_cursor cursor = plan_begin(plan);
+    while (plan_next(&cursor, &op) == 1)
+        if (op.kind == OP_SYSCTL) {
+            char path[128];
+            snprintf(path, sizeof path, "sys/%s", op.s0);
+            write_proc(host_proc, path, op.s1, "sysctl");
+        }
+}
+
+/* ---- the cell's mounts and its init ---- */
+
+static pid_t init_birth(const struct plan *plan, const struct mounts *mounts, int host_proc, int reaped, int *pidns)
+{
+    int sockets[2];
+    CHECK(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, sockets), "socket", "init");
+    struct sys_clone_args args = {.exit_signal = SIGCHLD};
+#ifndef ALCOVE_OFF_PIDNS
+    args.flags = CLONE_NEWPID;
+#endif
+    pid_t pid = sys_clone3(&args);
+    CHECK(pid, "clone", "init");
+    if (pid == 0)
+        init_main(plan, mounts, host_proc, sockets[1], reaped);
+    close(sockets[1]);
+    expect(sockets[0], 'i', pidns);
+    expect(sockets[0], 'c', NULL);
+    close(sockets[0]);
+    return pid;
+}
+
+static void write_inner_maps(const struct plan *plan, int host_proc, pid_t spawner)
+{
+#ifndef ALCOVE_OFF_NESTED
+    static const struct {
+        uint32_t kind;
+        const char *file;
+    } maps[] = {{OP_MAP_UID, "uid_map"}, {OP_MAP_GID, "gid_map"}};
+    for (int i = 0; i < 2; i++) {
+        char path[64], text[1024] = "";
+        size_t used = 0;
+        struct plan_cursor cursor = plan_begin(plan);
+        struct op op;
+        while (plan_next(&cursor, &op) == 1)
+            if (op.kind == maps[i].kind && used < sizeof text)
+                used += (size_t)snprintf(text + used, sizeof text - used, "%u %u %llu\n", op.n0, op.n0,
+                                         (unsigned long long)op.v0);
+        snprintf(path, sizeof path, "%d/%s", (int)spawner, maps[i].file);
+        write_proc(host_proc, path, text, "the cell's id map");
+    }
+#endif
+}
+
+static void admit_spawner(struct warden *warden, int socket)
+{
+    int namespaces[2] = {warden->view.cell_mountns, warden->cell_pidns};
+    CHECK(message_send(socket, "e", 1, namespaces, 2), "socket", "spawner");
+    expect(socket, 'u', NULL);
+    write_inner_maps(warden->plan, warden->host_proc, warden->spawner);
+    char path[64];
+    snprintf(path, sizeof path, "%d/ns/user", (int)warden->spawner);
+    warden->cell_userns = openat(warden->host_proc, path, O_RDONLY | O_CLOEXEC);
+    CHECK(warden->cell_userns, "open namespace", "the cell's user");
+    CHECK(message_send(socket, "m", 1, NULL, 0), "socket", "spawner");
+    expect(socket, 'r', NULL);
+    close(socket);
+}
+
+static void build(struct warden *warden, const char *present, const int *trees, int reaped)
+{
+    struct op op;
+    struct mounts mounts = {.trees = trees, .present = present};
+    plan_find(warden->plan, OP_NAMESPACES, &op);
+    CHECK(mount("none", "/", NULL, MS_REC | (op.n0 ? MS_SLAVE : MS_PRIVATE), NULL), "mount propagation", "/");
+    warden->view.host_mountns = -1;
+    if (op.n0) { /* later attaches start from the host's tree, which a plain user can only clone inside */
+        warden->view.host_mountns = open_namespace(warden->host_proc, "mnt");
+        CHECK(unshare(CLONE_NEWNS), "unshare", "the cell's mounts");
+        CHECK(mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL), "mount propagation", "/");
+    }
+    mounts_build(warden->plan, &mounts);
+    FAULT(warden->plan, "mounted");
+    warden->init = init_birth(warden->plan, &mounts, warden->host_proc, reaped, &warden->cell_pidns);
+    mounts_mask(warden->plan, &mounts);
+    mounts_pivot();
+    FAULT(warden->plan, "pivoted");
+    close(mounts.root);
+    warden->view.scratch = mounts.scratch;
+    warden->view.cell_mountns = open_namespace(warden->host_proc, "mnt");
+}
+
+void warden_main(const struct plan *plan)
+{
+    struct op op;
+    struct warden warden = {.plan = plan};
+    int sockets[2], reaped[2], trees[MESSAGE_FDS], count = MESSAGE_FDS;
+    char present[MESSAGE_FDS];
+    title_set("alcove-warden");
+    clean_start();
+    warden.host_proc = open("/proc", O_PATH | O_DIRECTORY | O_CLOEXEC);
+    CHECK(warden.host_proc, "open", "/proc");
+    CHECK(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, sockets), "socket", "spawner");
+    CHECK(pipe2(reaped, O_CLOEXEC | O_NONBLOCK), "pipe", "");
+    warden.spawner = spawner_birth(plan, sockets, warden.host_proc, reaped);
+    FAULT(plan, "spawner-born");
+
+    plan_find(plan, OP_NAMESPACES, &op);
+    CHECK(unshare((int)op.v0), "unshare", "");
+    CHECK(message_send(sockets[0], "U", 1, NULL, 0), "socket", "spawner");
+    if (message_receive(sockets[0], present, sizeof present, trees, &count) < 1)
+        _exit(1);
+    FAULT(plan, "mapped");
+    settle_ids();
+    if (op.v0 & CLONE_NEWNET)
+        loopback_up();
+    set_sysctls(plan, warden.host_proc);
+    build(&warden, present, trees, reaped[1]);
+    close(reaped[1]);
+    admit_spawner(&warden, sockets[0]);
+    FAULT(plan, "spawner-ready");
+    close(FD_EXEC);
+    report_ready(warden.init, warden.spawner);
+    control_serve(&warden);
+}

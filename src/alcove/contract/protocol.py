@@ -1,0 +1,83 @@
+"""What a backend is: seven calls, and an honest word on what it can do."""
+
+from typing import Protocol, runtime_checkable
+
+from alcove.contract.types import (
+    ExecRequest,
+    ExecResult,
+    FilesystemMount,
+    Limited,
+    ResolvedMount,
+    SandboxCapabilities,
+    SandboxSession,
+    SandboxSnapshot,
+    SandboxSpec,
+    Unrestricted,
+)
+
+
+@runtime_checkable
+class SandboxBackend(Protocol):
+    """Runs untrusted commands in sessions.
+
+    A session is named by its id, a `SandboxSessionId` or any other string. Every call but `provision` raises
+    `InvalidRequest` for a blank id and `SessionNotFound` for one that names no live session. What cannot be enforced
+    is refused, never left out in silence. Cancelling a call leaves nothing of it behind.
+    """
+
+    @property
+    def name(self) -> str:
+        """The backend's stable name, as written on its sessions."""
+
+    def capabilities(self) -> SandboxCapabilities:
+        """Return what this backend can enforce, here and now."""
+
+    async def provision(self, spec: SandboxSpec, /) -> SandboxSession:
+        """Make a session.
+
+        Raises:
+            InvalidRequest: the spec breaks a rule, or its id is in use.
+            Unsupported: the spec asks for what this backend cannot do.
+            LifecycleError: the session could not be made; nothing of it is left.
+        """
+
+    async def attach_filesystem(self, session_id: str, mount: FilesystemMount, /) -> ResolvedMount:
+        """Add a mount to a live session, seen by running commands and by the next.
+
+        Raises:
+            InvalidRequest: the mount breaks a rule, or its target is taken.
+            SandboxIoError: the source cannot be reached.
+        """
+
+    async def apply_network_policy(self, session_id: str, policy: Unrestricted | Limited, /) -> SandboxSession:
+        """Put `policy` in the place of the session's present one.
+
+        Raises:
+            Unsupported: this backend cannot enforce that policy.
+            NetworkPolicyError: it could not be put in force; the old one stays.
+        """
+
+    async def exec(self, session_id: str, request: ExecRequest, /) -> ExecResult:
+        """Run a command to its end; its failure, death or timeout is a result.
+
+        Raises:
+            InvalidRequest: the request breaks a rule.
+            ExecError: the command could not be started, or its end could not be told.
+        """
+
+    async def snapshot(self, session_id: str, /) -> SandboxSnapshot:
+        """Keep the session's files as they are now.
+
+        Raises:
+            Unsupported: this backend keeps none.
+        """
+
+    async def resume(self, session_id: str, /) -> SandboxSession:
+        """Bring a suspended session back; a running one stays as it is.
+
+        Raises:
+            Unsupported: this backend suspends none.
+        """
+
+    async def terminate(self, session_id: str, /) -> None:
+        """End the session and everything in it; a second call for a known id returns."""

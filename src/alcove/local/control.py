@@ -1,0 +1,64 @@
+"""Requests to a session's warden: one connection, one request, one reply."""
+
+import asyncio
+import os
+import socket
+from struct import Struct as Layout
+
+from msgspec import Struct
+
+from alcove.local.launch import CONTROL_SOCKET, connect
+from alcove.local.operations import Kind, operation
+
+REPLY = Layout("<iI64s")
+#: Seconds for a request that the warden itself serves.
+ANSWER_WITHIN_S = 10.0
+
+
+class Reply(Struct, frozen=True):
+    """`error` is an errno (0: done) of the step named `step`."""
+
+    error: int
+    value: int
+    step: str
+
+
+def parse_reply(data: bytes) -> Reply:
+    """Decode a reply.
+
+    Raises:
+        ConnectionError: the warden ended before it had answered.
+    """
+    if len(data) < REPLY.size:
+        raise ConnectionError("the session's warden is gone")
+    error, value, step = REPLY.unpack(data)
+    return Reply(error=error, value=value, step=step.rstrip(b"\0").decode())
+
+
+async def ask(directory: str, request: bytes, fds: tuple[int, ...] = ()) -> Reply:
+    """Send one request and wait for its reply.
+
+    Raises:
+        OSError: the warden is gone, or does not answer in time.
+    """
+    with connect(directory, CONTROL_SOCKET) as connection:
+        send(connection, request, fds)
+        async with asyncio.timeout(ANSWER_WITHIN_S):
+            return parse_reply(await asyncio.get_running_loop().sock_recv(connection, REPLY.size))
+
+
+def send(connection: socket.socket, request: bytes, fds: tuple[int, ...] = ()) -> None:
+    """Send one request with its descriptors."""
+    rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, Layout(f"{len(fds)}i").pack(*fds))] if fds else []
+    connection.sendmsg([request], rights)
+
+
+def leave_pipes(directory: str, fds: list[int]) -> None:
+    """Hand over pipes that background processes still write to: the warden keeps them drained."""
+    try:
+        with connect(directory, CONTROL_SOCKET) as connection:
+            send(connection, operation(Kind.DRAIN), tuple(fds))
+    except OSError:
+        pass  # the session ended meanwhile, and those processes with it
+
+

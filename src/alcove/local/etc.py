@@ -1,0 +1,62 @@
+"""The few files of /etc that a session needs of its own, generated once and shared by every session that needs the same.
+
+Users of the host do not show; `nobody` stands for every id that the session does not map.
+"""
+
+import hashlib
+import os
+from contextlib import suppress
+
+HOSTNAME = "alcove"
+_MACHINE_ID = "616c636f766500000000000000000000"
+_NO_NAMESERVER = "# this session has no network\n"
+
+
+def generate(store: str, *, shared_network: bool, users: bool) -> str:
+    """Return the directory of the files, making it if this content was not there yet.
+
+    `users`: the session has a uid range, so that there are users besides root.
+    """
+    files = _files(shared_network=shared_network, users=users)
+    digest = hashlib.sha256(repr(sorted(files.items())).encode()).hexdigest()[:16]
+    directory = f"{store}/etc/{digest}"
+    if os.path.isdir(directory):
+        return directory
+    temporary = f"{directory}.{os.getpid()}"
+    os.makedirs(temporary, mode=0o755, exist_ok=True)
+    for name, text in files.items():
+        path = f"{temporary}/{name}"
+        with open(path, "w") as file:
+            file.write(text)
+        os.chmod(path, 0o644)
+    with suppress(OSError):  # somebody else was first, with the same content
+        os.rename(temporary, directory)
+    return directory
+
+
+def _files(*, shared_network: bool, users: bool) -> dict[str, str]:
+    shell = "/bin/bash" if os.path.exists("/bin/bash") else "/bin/sh"
+    people = ["daemon:x:1:1", "agent:x:1000:1000"] if users else []
+    passwd = [f"root:x:0:0:root:/workspace:{shell}"]
+    passwd += [f"{entry}::/workspace:{shell}" for entry in people]
+    passwd.append("nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin")
+    names = [entry.split(":", 1)[0] for entry in passwd]
+    groups = ["root:x:0:", *(["daemon:x:1:", "tty:x:5:", "staff:x:50:", "agent:x:1000:"] if users else [])]
+    groups.append("nogroup:x:65534:")
+    return {
+        "passwd": "\n".join(passwd) + "\n",
+        "group": "\n".join(groups) + "\n",
+        "shadow": "".join(f"{name}:*:19000:0:99999:7:::\n" for name in names),
+        "gshadow": "root:*::\n",
+        "hosts": f"127.0.0.1 localhost {HOSTNAME}\n::1 localhost ip6-localhost ip6-loopback\n",
+        "hostname": f"{HOSTNAME}\n",
+        "machine-id": f"{_MACHINE_ID}\n",
+        "resolv.conf": _resolv_conf() if shared_network else _NO_NAMESERVER,
+    }
+
+
+def _resolv_conf() -> str:
+    """The host's, since an unrestricted session shares its network."""
+    with suppress(OSError), open("/etc/resolv.conf") as file:
+        return file.read()
+    return ""

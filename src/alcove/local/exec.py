@@ -1,0 +1,293 @@
+"""One exec: a connection of its own, fresh pipes, one terminal result.
+
+The end of the connection is the order to kill the tree, so a caller that dies leaves nothing in the foreground.
+"""
+
+import asyncio
+import errno
+import os
+import select
+import socket
+from collections.abc import Callable
+from struct import Struct as Layout
+
+from msgspec import Struct
+
+from alcove.contract import ExecError, InvalidRequest
+from alcove.local.capture import Capture
+from alcove.local.launch import sealed
+from alcove.local.operations import Kind, Stdio, operation
+
+#: After the order to kill, until the whole session is ended because a guest keeps its exec's monitor from working.
+ESCALATE_AFTER_S = 0.25
+#: After that, until we stop waiting for its last word.
+_GIVE_UP_AFTER_S = 0.2
+_MOST_MESSAGE = 48 << 10
+_MESSAGE = Layout("<Iiii")
+_STARTED, _EXITED, _FAILED = 1, 2, 3
+_STEPS = ("", "request", "tty", "fork", "user", "cwd", "exec", "monitor")
+_WRITE_CHUNK = 1 << 20
+
+
+class Command(Struct, frozen=True):
+    """What to run, resolved: `request` is the encoded operations without stdio."""
+
+    request: bytes
+    stdin: bytes | None
+    timeout: float | None
+    output_limit: int
+    cwd: str
+    user: str | None
+    owner: int | None
+
+
+class Outcome(Struct, frozen=True):
+    """How it ended: `status` as from waitpid(2), None when a timeout's kill took the session's processes along."""
+
+    status: int | None
+    timed_out: bool
+    stdout: bytes
+    stderr: bytes
+    stdout_omitted: int
+    stderr_omitted: int
+
+
+class Execution:
+    """A running exec. `end_session` ends every process of the session; `leave` takes pipes that others still hold."""
+
+    def __init__(
+        self,
+        connection: socket.socket,
+        command: Command,
+        end_session: Callable[[], None],
+        leave: Callable[[list[int]], None],
+    ) -> None:
+        self._connection = connection
+        self._command = command
+        self._end_session = end_session
+        self._leave = leave
+        self._loop = asyncio.get_running_loop()
+        self._done: asyncio.Future[int | None] = self._loop.create_future()
+        self._timers: list[asyncio.TimerHandle] = []
+        self._epoll = select.epoll(4)
+        self._stdin_fd = -1
+        self._stdin = memoryview(command.stdin) if command.stdin else None
+        self._captures: dict[int, Capture] = {}
+        self._killing = False
+        self._timed_out = False
+
+    async def run(self) -> Outcome:
+        """Run to the end.
+
+        Raises:
+            ExecError: the command could not be started, or its end cannot be told.
+        """
+        try:
+            self._start()
+            if self._command.timeout is not None:
+                self._after(self._command.timeout, self._time_out)
+            try:
+                status = await self._done
+            except asyncio.CancelledError:
+                await self._cancel()
+                raise
+            return self._outcome(status)
+        finally:
+            self._close()
+
+    # The start
+
+    def _start(self) -> None:
+        theirs: list[int] = []
+        flags = Stdio.OUT | Stdio.ERR
+        try:
+            if self._stdin is not None:
+                reading, self._stdin_fd = self._pipe(theirs, theirs_reads=True)
+                self._epoll.register(self._stdin_fd, select.EPOLLOUT)
+                flags |= Stdio.IN
+            for _ in range(2):
+                fd, _ = self._pipe(theirs, theirs_reads=False)
+                self._captures[fd] = Capture(fd, self._command.output_limit)
+                self._epoll.register(fd, select.EPOLLIN)
+            self._send(operation(Kind.STDIO, flags=flags), theirs)
+        finally:
+            for fd in theirs:
+                os.close(fd)
+        self._epoll.register(self._connection.fileno(), select.EPOLLIN)
+        self._loop.add_reader(self._epoll.fileno(), self._ready)
+
+    def _pipe(self, theirs: list[int], *, theirs_reads: bool) -> tuple[int, int]:
+        ends = os.pipe2(os.O_CLOEXEC)
+        theirs.append(ends[0 if theirs_reads else 1])
+        os.set_blocking(ends[1 if theirs_reads else 0], False)
+        if self._command.owner is not None:
+            # so that /dev/stdout can be opened again by name inside: the pipe's owner must be an id of the session
+            os.fchown(ends[1], self._command.owner, self._command.owner)
+        return ends
+
+    def _send(self, stdio: bytes, fds: list[int]) -> None:
+        request = self._command.request + stdio
+        body = -1
+        try:
+            if len(request) > _MOST_MESSAGE:
+                body = sealed(request, "alcove-exec")
+                request = operation(Kind.BODY, v0=len(request))
+            sent = [*fds, *([body] if body >= 0 else [])]
+            rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, Layout(f"{len(sent)}i").pack(*sent))
+            self._connection.sendmsg([request], [rights])
+        except OSError as error:
+            raise ExecError(f"the session's spawner does not answer: {error.strerror}") from None
+        finally:
+            if body >= 0:
+                os.close(body)
+
+    # Events
+
+    def _ready(self) -> None:
+        for fd, _ in self._epoll.poll(0):
+            if capture := self._captures.get(fd):
+                capture.read()
+                if capture.eof:
+                    self._epoll.unregister(fd)
+            elif fd == self._stdin_fd:
+                self._feed()
+            elif not self._done.done():
+                self._answer()
+
+    def _feed(self) -> None:
+        view = self._stdin
+        try:
+            while view:
+                view = view[os.write(self._stdin_fd, view[:_WRITE_CHUNK]) :]
+        except BlockingIOError:
+            self._stdin = view
+            return
+        except OSError:  # EPIPE: the command reads no more, which is its right
+            pass
+        self._stdin = None
+        self._epoll.unregister(self._stdin_fd)
+        os.close(self._stdin_fd)
+        self._stdin_fd = -1
+
+    def _answer(self) -> None:
+        try:
+            data = self._connection.recv(_MESSAGE.size)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if len(data) < _MESSAGE.size:
+            self._lost()
+            return
+        outcome, status, step, error = _MESSAGE.unpack(data)
+        if outcome == _EXITED:
+            self._done.set_result(status)
+        elif outcome == _FAILED:
+            self._done.set_exception(self._failure(_STEPS[step], error))
+
+    def _lost(self) -> None:
+        if self._killing:
+            self._done.set_result(None)  # the kill took the whole session, this tree with it
+        else:
+            self._done.set_exception(
+                ExecError("the session's processes ended before the command did; its files are kept, run it again")
+            )
+
+    def _failure(self, step: str, error: int) -> Exception:
+        reason = os.strerror(error)
+        if step == "cwd":
+            what = {errno.ENOENT: "does not exist", errno.ENOTDIR: "is not a directory"}.get(error, f"failed: {reason}")
+            return ExecError(f"working directory `{self._command.cwd}` {what}")
+        if step == "user":
+            if error == errno.ENOENT:
+                return InvalidRequest(f"user `{self._command.user}` is not in the session's /etc/passwd; give a uid")
+            return InvalidRequest(f"user `{self._command.user}` cannot be had here: {reason}")
+        if step == "exec" and error == errno.E2BIG:
+            return InvalidRequest("arguments and environment together are more than the kernel takes (ARG_MAX)")
+        if step == "fork":
+            return ExecError(f"the session can start no further process: {reason}; its `pids` limit counts what runs")
+        if step == "monitor":
+            return ExecError("the command's monitor was killed from inside the session before the command began")
+        return ExecError(f"{step}: {reason}")
+
+    # The end
+
+    def _after(self, seconds: float, call: Callable[[], None]) -> None:
+        self._timers.append(self._loop.call_later(seconds, call))
+
+    def _time_out(self) -> None:
+        self._ready()  # a result that is there already is the truth
+        if not self._done.done():
+            self._timed_out = True
+            self._kill()
+
+    def _kill(self) -> None:
+        if self._killing or self._done.done():
+            return
+        self._killing = True
+        try:
+            self._connection.send(b"k")
+        except OSError:
+            pass  # gone already: its end is on its way to us
+        self._after(ESCALATE_AFTER_S, self._escalate)
+
+    def _escalate(self) -> None:
+        if self._done.done():
+            return
+        self._end_session()
+        self._after(_GIVE_UP_AFTER_S, self._give_up)
+
+    def _give_up(self) -> None:
+        if not self._done.done():
+            self._done.set_result(None)
+
+    async def _cancel(self) -> None:
+        """Kill the tree and wait, within the bound of a kill, until it is dead."""
+        self._done = self._loop.create_future()
+        self._killing = False
+        self._kill()
+        while not self._done.done():
+            try:
+                await asyncio.shield(self._done)
+            except asyncio.CancelledError:  # once more: the wait is bounded, and what we leave must be nothing
+                continue
+            except (ExecError, InvalidRequest):
+                break
+
+    def _outcome(self, status: int | None) -> Outcome:
+        held = []
+        for capture in self._captures.values():
+            if not capture.eof:
+                capture.read_rest()
+            if not capture.eof:
+                held.append(capture.fd)
+        if held and not self._timed_out:
+            self._leave(held)
+        (stdout, stdout_omitted), (stderr, stderr_omitted) = (capture.result() for capture in self._captures.values())
+        return Outcome(
+            status=status,
+            timed_out=self._timed_out,
+            stdout=stdout,
+            stderr=stderr,
+            stdout_omitted=stdout_omitted,
+            stderr_omitted=stderr_omitted,
+        )
+
+    def _close(self) -> None:
+        for timer in self._timers:
+            timer.cancel()
+        self._loop.remove_reader(self._epoll.fileno())
+        self._epoll.close()
+        self._connection.close()
+        for fd in self._captures:
+            os.close(fd)
+        if self._stdin_fd >= 0:
+            os.close(self._stdin_fd)
+
+
+def exit_code(status: int) -> tuple[int, int | None]:
+    """The code as a shell tells it, and the signal that killed."""
+    if os.WIFSIGNALED(status):
+        number = os.WTERMSIG(status)
+        return 128 + number, number
+    return os.waitstatus_to_exitcode(status), None

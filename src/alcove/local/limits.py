@@ -1,0 +1,87 @@
+"""Which of a spec's limits this host enforces, and by what; what it cannot is refused, or told where that is allowed."""
+
+from msgspec import Struct
+
+from alcove.contract import LifecycleError, SandboxSpec, Unsupported
+from alcove.local import cgroups
+from alcove.local.config import LocalSandboxConfig
+from alcove.local.host import Host
+from alcove.local.plan import Resources
+
+_MIB = 1 << 20
+
+
+class Enforced(Struct, frozen=True):
+    """The limits as groups and rlimits take them, and what `metadata.limits` says of each."""
+
+    groups: cgroups.Limits
+    resources: Resources
+    told: str
+
+
+def decide(host: Host, config: LocalSandboxConfig, spec: SandboxSpec) -> Enforced:
+    """Decide how each limit is enforced.
+
+    Raises:
+        LifecycleError: this host cannot enforce one that was asked for, and `best_effort` was not.
+        Unsupported: this backend has no such limit.
+    """
+    told: dict[str, str] = {}
+    pids = spec.pids or config.default_pids
+    open_files = spec.open_files or config.default_open_files
+    memory = spec.limits.memory_mb * _MIB if spec.limits.memory_mb else None
+    cpus = spec.limits.cpu_count
+    told["pids"] = f"{pids}:{_group(host, 'pids') or 'rlimit'}"
+    told["open_files"] = f"{open_files}:rlimit"
+    address_space = None
+    if memory is not None and not _group(host, "memory"):
+        _need_best_effort(spec, "memory_mb", "memory", host)
+        address_space, memory = memory, None
+        told["memory_mb"] = f"{spec.limits.memory_mb}:rlimit-per-process"
+    elif memory is not None:
+        told["memory_mb"] = f"{spec.limits.memory_mb}:{_group(host, 'memory')}"
+    if cpus is not None and not _group(host, "cpu"):
+        _need_best_effort(spec, "cpu_count", "cpu", host)
+        told["cpu_count"], cpus = f"{cpus}:unenforced", None
+    elif cpus is not None:
+        told["cpu_count"] = f"{cpus}:{_group(host, 'cpu')}"
+    if spec.limits.wall_time is not None:
+        told["wall_time"] = f"{spec.limits.wall_time.seconds:g}s"
+    told |= _not_here(spec)
+    return Enforced(
+        groups=cgroups.Limits(memory=memory, pids=pids if _group(host, "pids") else None, cpus=cpus),
+        resources=Resources(open_files=open_files, pids=pids, address_space=address_space),
+        told=",".join(f"{name}={how}" for name, how in sorted(told.items())),
+    )
+
+
+def _group(host: Host, controller: str) -> str | None:
+    if controller in host.hierarchies.unified_controllers:
+        return "cgroup-v2"
+    return "cgroup-v1" if controller in host.hierarchies.v1 else None
+
+
+def _need_best_effort(spec: SandboxSpec, name: str, controller: str, host: Host) -> None:
+    if spec.best_effort:
+        return
+    who = "root" if host.root else f"uid {host.uid}"
+    raise LifecycleError(
+        f"{name} cannot be enforced: this host gives {who} no {controller} controller; delegate one "
+        "(`alcove doctor` has the command), leave the limit out, or allow best_effort"
+    )
+
+
+def _not_here(spec: SandboxSpec) -> dict[str, str]:
+    """What the contract has and this backend does not enforce."""
+    asked = {
+        "disk_mb": (spec.disk_mb, "a disk limit (`disk_mb`)"),
+        "idle_timeout": (spec.limits.idle_timeout, "suspension on idle (`idle_timeout`)"),
+    }
+    told = {}
+    for name, (value, operation) in asked.items():
+        if value is None:
+            continue
+        if not spec.best_effort:
+            raise Unsupported("local", f"{operation}; leave it out, or allow best_effort")
+        told[name] = "unenforced"
+    return told

@@ -1,0 +1,73 @@
+"""What the store keeps of a session besides its spec, and the session as callers see it."""
+
+from msgspec import Struct
+from msgspec.json import Decoder, Encoder
+
+from alcove.contract import (
+    MEMORY_MOUNT,
+    OUTPUTS_MOUNT,
+    FilesystemAccess,
+    ResolvedMount,
+    SandboxSession,
+    SandboxSpec,
+    SandboxState,
+    Unrestricted,
+)
+from alcove.contract.rules import replaces_memory_mount
+from alcove.local.cgroups import NO_GROUPS, Groups
+from alcove.local.launch import Processes
+
+
+class Attached(Struct, frozen=True):
+    """A mount beyond the canonical ones; `own` is a directory of the session's, not the caller's."""
+
+    source: str
+    target: str
+    access: FilesystemAccess
+    own: bool
+
+
+class Record(Struct, frozen=True):
+    """A session's record; `processes` is None until it was provisioned and after it was stopped."""
+
+    processes: Processes | None = None
+    groups: Groups = NO_GROUPS
+    isolation: str = ""
+    limits: str = ""
+    root: str = ""
+    memory: str = ""
+    idmap: bool = False
+    attached: tuple[Attached, ...] = ()
+
+
+encode = Encoder().encode
+decode = Decoder(Record).decode
+
+
+def as_session(session_id: str, spec: SandboxSpec, record: Record, state: SandboxState, directory: str) -> SandboxSession:
+    """The contract's view of a session: canonical mounts first, then the attached ones in their order."""
+    return SandboxSession(
+        id=session_id,
+        backend="local",
+        state=state,
+        mounts=_mounts(record, directory),
+        metadata={
+            "isolation": record.isolation,
+            "limits": record.limits,
+            "network": "host" if isinstance(spec.network_policy, Unrestricted) else "none",
+            "root": record.root,
+        },
+        labels=spec.labels,
+    )
+
+
+def _mounts(record: Record, directory: str) -> list[ResolvedMount]:
+    memory = ResolvedMount(MEMORY_MOUNT, FilesystemAccess.READ_ONLY, record.memory)
+    attached = []
+    for mount in record.attached:
+        resolved = ResolvedMount(mount.target, mount.access, mount.source)
+        if replaces_memory_mount(mount.target):
+            memory = resolved
+        else:
+            attached.append(resolved)
+    return [memory, ResolvedMount(OUTPUTS_MOUNT, FilesystemAccess.READ_WRITE, f"{directory}/outputs"), *attached]

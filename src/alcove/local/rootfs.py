@@ -1,0 +1,225 @@
+"""The cell's root file system as a list of operations: the host's toolchain read-only, everything else the session's.
+
+What is not named here is not there: /home, /root, /srv, /media, /boot, /run of the host, keys and sockets.
+"""
+
+import os
+import sys
+from collections.abc import Iterable, Iterator
+
+from msgspec import Struct
+
+from alcove.contract import MEMORY_MOUNT, OUTPUTS_MOUNT
+from alcove.local.operations import Kind, Tree, operation
+
+#: Where a command starts, and its HOME.
+WORKSPACE = "/workspace"
+#: The standard search path; the running interpreter's directory is appended where it lies elsewhere.
+STANDARD_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+#: The session's directories in the store, and where each appears.
+SESSION_DIRECTORIES = {"workspace": WORKSPACE, "tmp": "/tmp", "outputs": OUTPUTS_MOUNT, "memory": MEMORY_MOUNT}  # noqa: S108
+
+_TOOLCHAIN = ("usr", "bin", "sbin", "lib", "lib32", "lib64", "libx32", "etc", "opt", "var", "nix")
+_DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
+_ETC_FILES = ("passwd", "group", "shadow", "gshadow", "hosts", "hostname", "resolv.conf", "machine-id")
+# What leaks the host or speaks to it, even to a reader without rights; the rest of /proc is the pid namespace's own.
+_MASKED = (
+    "proc/acpi",
+    "proc/asound",
+    "proc/bus",
+    "proc/fs",
+    "proc/interrupts",
+    "proc/irq",
+    "proc/kallsyms",
+    "proc/kcore",
+    "proc/key-users",
+    "proc/keys",
+    "proc/kmsg",
+    "proc/latency_stats",
+    "proc/sched_debug",
+    "proc/scsi",
+    "proc/sysrq-trigger",
+    "proc/timer_list",
+)
+_READ_ONLY = Tree.RDONLY | Tree.NOSUID | Tree.NODEV
+_ROOT_BYTES = 1 << 20
+_ROOT_INODES = 2048
+_RUN_BYTES = 16 << 20
+_SHM_BYTES = 256 << 20
+
+
+class Layout(Struct, frozen=True):
+    """What the root file system is made of on this host, whatever the session.
+
+    `host_made`: trees are cloned with the caller's own rights (root), so that the session's ids need not reach them.
+    """
+
+    host_made: bool
+    visible: tuple[str, ...]
+    hidden: tuple[str, ...]
+    cpus: int
+    search_path: str
+
+    @property
+    def _tree(self) -> int:
+        return Tree.HOST if self.host_made else 0
+
+
+def layout(*, root: bool, visible: Iterable[str], hidden: Iterable[str], cpus: int) -> Layout:
+    """Decide what to show: the toolchain, the running interpreter wherever it lies, and what the caller adds."""
+    shown = list(dict.fromkeys([*interpreter_places(), *visible]))
+    return Layout(
+        host_made=root,
+        visible=tuple(path for path in shown if not _within_toolchain(path)),
+        hidden=tuple(hidden),
+        cpus=cpus,
+        search_path=_search_path(),
+    )
+
+
+def interpreter_places() -> list[str]:
+    """The running interpreter's prefix, its base, and directories on its path that lie outside both."""
+    places = [sys.prefix, sys.base_prefix, sys.exec_prefix, sys.base_exec_prefix]
+    places += [path for path in sys.path if path.endswith("-packages") and os.path.isdir(path)]
+    outermost: list[str] = []
+    for path in sorted({os.path.realpath(place) for place in places}):
+        if path != "/" and not any(path.startswith(f"{other}/") for other in outermost):
+            outermost.append(path)
+    return outermost
+
+
+def _within_toolchain(path: str) -> bool:
+    return path.split("/")[1] in _TOOLCHAIN and not path.startswith("/var/tmp/")  # noqa: S108
+
+
+def _search_path() -> str:
+    directory = os.path.dirname(os.path.realpath(sys.executable) if sys.prefix == sys.base_prefix else sys.executable)
+    return STANDARD_PATH if directory in STANDARD_PATH.split(":") else f"{STANDARD_PATH}:{directory}"
+
+
+class SessionPlaces(Struct, frozen=True):
+    """Where one session's files lie on the host."""
+
+    directory: str
+    memory: str
+    memory_is_own: bool
+    etc: str
+    idmap: bool
+    shm_bytes: int | None
+
+
+def operations(layout: Layout, places: SessionPlaces) -> list[bytes]:
+    """The root file system in the order in which it is built."""
+    return [
+        operation(Kind.ROOT, v0=_ROOT_BYTES, v1=_ROOT_INODES),
+        *_toolchain(layout),
+        *_devices(layout, places.shm_bytes or _SHM_BYTES),
+        *_stubs(layout),
+        *_session(layout, places),
+        *_etc(layout, places.etc),
+        *_visible(layout),
+        operation(Kind.DIRECTORY, "proc", n0=0o555),
+        operation(Kind.PROC, "proc"),
+        *(operation(Kind.MASK, path) for path in _MASKED),
+        *(operation(Kind.MASK, path.lstrip("/")) for path in layout.hidden),
+        operation(Kind.READONLY, "proc/sys"),
+        operation(Kind.SEAL),
+    ]
+
+
+def _toolchain(layout: Layout) -> Iterator[bytes]:
+    for name in _TOOLCHAIN:
+        path = f"/{name}"
+        if os.path.islink(path):
+            yield operation(Kind.SYMLINK, name, os.readlink(path))
+        elif os.path.isdir(path):
+            yield operation(Kind.DIRECTORY, name, n0=0o755)
+            yield operation(Kind.TREE, path, name, flags=_READ_ONLY | layout._tree)
+    if not os.path.isdir("/var"):
+        yield operation(Kind.DIRECTORY, "var", n0=0o755)
+        yield operation(Kind.DIRECTORY, "var/tmp", n0=0o1777)
+
+
+def _devices(layout: Layout, shm_bytes: int) -> Iterator[bytes]:
+    yield operation(Kind.DIRECTORY, "dev", n0=0o755)
+    flags = Tree.RDONLY | Tree.NOSUID | Tree.NOEXEC | Tree.NOT_RECURSIVE
+    for name in _DEVICES:
+        yield operation(Kind.FILE, f"dev/{name}", n0=0o666)
+        yield operation(Kind.TREE, f"/dev/{name}", f"dev/{name}", flags=flags | layout._tree)
+    yield operation(Kind.DIRECTORY, "dev/pts", n0=0o755)
+    yield operation(Kind.DEVPTS, "dev/pts")
+    yield operation(Kind.SYMLINK, "dev/ptmx", "pts/ptmx")
+    yield operation(Kind.SYMLINK, "dev/fd", "/proc/self/fd")
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        yield operation(Kind.SYMLINK, f"dev/{name}", f"/proc/self/fd/{number}")
+    yield operation(Kind.DIRECTORY, "dev/shm", n0=0o1777)
+    flags = Tree.NOSUID | Tree.NODEV
+    yield operation(Kind.TMPFS, "dev/shm", v0=shm_bytes, v1=65_536, n0=0o1777, flags=flags)
+    yield operation(Kind.DIRECTORY, "run", n0=0o755)
+    yield operation(Kind.TMPFS, "run", v0=_RUN_BYTES, v1=4096, n0=0o755, flags=flags)
+    yield operation(Kind.DIRECTORY, "run/lock", n0=0o1777)
+
+
+def _stubs(layout: Layout) -> Iterator[bytes]:
+    """A /sys without sysfs: what C libraries and runtimes read to count processors."""
+    path = ""
+    for part in ("sys", "devices", "system", "cpu"):
+        path = f"{path}/{part}".lstrip("/")
+        yield operation(Kind.DIRECTORY, path, n0=0o555)
+    for name in ("online", "possible", "present"):
+        yield operation(Kind.FILE, f"{path}/{name}", f"0-{layout.cpus - 1}\n", n0=0o444)
+
+
+def _session(layout: Layout, places: SessionPlaces) -> Iterator[bytes]:
+    own = layout._tree | (Tree.IDMAP if places.idmap else 0) | Tree.NOSUID | Tree.NODEV
+    yield operation(Kind.DIRECTORY, "workspace", n0=0o755)
+    yield operation(Kind.TREE, f"{places.directory}/workspace", "workspace", flags=own)
+    yield operation(Kind.DIRECTORY, "tmp", n0=0o1777)
+    yield operation(Kind.TREE, f"{places.directory}/tmp", "tmp", flags=own)
+    yield operation(Kind.TREE, f"{places.directory}/tmp", "var/tmp", flags=own | Tree.OPTIONAL)
+    for path in ("mnt", "mnt/session", "mnt/session/outputs", "mnt/memory"):
+        yield operation(Kind.DIRECTORY, path, n0=0o755)
+    yield operation(Kind.TREE, f"{places.directory}/outputs", "mnt/session/outputs", flags=own)
+    if places.memory_is_own:
+        yield operation(Kind.TREE, places.memory, "mnt/memory", flags=own | Tree.RDONLY)
+    else:
+        yield _owner_tree(layout, places.memory, "mnt/memory")
+
+
+def _owner_tree(layout: Layout, source: str, target: str) -> bytes:
+    return operation(Kind.TREE, source, target, flags=_READ_ONLY | layout._tree)
+
+
+def _etc(layout: Layout, directory: str) -> Iterator[bytes]:
+    """Our own files over those of the host's /etc that are there; a link (as resolv.conf often is) leads into /run."""
+    for name in _ETC_FILES:
+        path = f"/etc/{name}"
+        if os.path.islink(path):
+            yield from _behind_link(path, f"{directory}/{name}")
+        elif os.path.isfile(path):
+            source = f"{directory}/{name}"
+            yield operation(Kind.TREE, source, path, flags=_READ_ONLY | layout._tree | Tree.NOT_RECURSIVE)
+
+
+def _behind_link(path: str, source: str) -> Iterator[bytes]:
+    target = os.path.normpath(os.path.join(os.path.dirname(path), os.readlink(path)))
+    if not target.startswith("/run/"):
+        return
+    made = "run"
+    parts = target.split("/")[2:]
+    for part in parts[:-1]:
+        made = f"{made}/{part}"
+        yield operation(Kind.DIRECTORY, made, n0=0o755)
+    with open(source, "rb") as file:
+        yield operation(Kind.FILE, f"{made}/{parts[-1]}", file.read(), n0=0o444)
+
+
+def _visible(layout: Layout) -> Iterator[bytes]:
+    for path in layout.visible:
+        if not os.path.isdir(path):
+            continue
+        made = ""
+        for part in path.split("/")[1:]:
+            made = f"{made}/{part}".lstrip("/")
+            yield operation(Kind.DIRECTORY, made, n0=0o755)
+        yield operation(Kind.TREE, path, made, flags=_READ_ONLY | layout._tree)

@@ -1,0 +1,209 @@
+"""The store: one directory and one SQLite file per user, shared by every process of that user.
+
+    ROOT/store.db                 the sessions, one row each; tombstones for a day
+    ROOT/sessions/KEY/            a session's files and sockets; KEY is ours, never the caller's id
+    ROOT/etc/DIGEST/              generated /etc files, shared by sessions
+
+A session belongs to its warden, not to the process that made it: a row names the warden by pid and start time, and a
+row whose warden is gone is a suspended session.
+"""
+
+import os
+import secrets
+import sqlite3
+import time
+from contextlib import suppress
+
+from msgspec import Struct
+
+from alcove.contract import InvalidRequest, SandboxIoError, SessionNotFound
+
+#: Seconds for which a terminated id is remembered, and not given again.
+TOMBSTONE_S = 86_400
+_SCHEMA_VERSION = 1
+_SCHEMA = """
+CREATE TABLE sessions (
+    id      TEXT PRIMARY KEY,
+    key     TEXT NOT NULL UNIQUE,
+    slot    INTEGER UNIQUE,       -- the uid range, for root
+    spec    BLOB NOT NULL,        -- SandboxSpec as JSON, the policy in force included
+    record  BLOB NOT NULL,        -- SessionRecord as JSON
+    created REAL NOT NULL,
+    ended   REAL                  -- NULL while the session is there
+) STRICT, WITHOUT ROWID;
+"""
+_SLOTS = 24_000
+_BASE_ID = 0x2000_0000
+_RANGE = 65_536
+_BUSY_S = 10.0
+
+
+class Row(Struct, frozen=True):
+    """A session as the store has it; `base_id` is the first host id of its range, None for a plain user's."""
+
+    id: str
+    key: str
+    base_id: int | None
+    spec: bytes
+    record: bytes
+    created: float
+    ended: float | None
+
+
+def default_root() -> str:
+    """`ALCOVE_HOME`, else /var/lib/alcove for root and the XDG data directory for others."""
+    if home := os.environ.get("ALCOVE_HOME"):
+        return os.path.abspath(home)
+    if os.geteuid() == 0:
+        return "/var/lib/alcove"
+    data = os.environ.get("XDG_DATA_HOME") or os.path.join(os.path.expanduser("~"), ".local", "share")
+    return os.path.join(data, "alcove")
+
+
+class Store:
+    """An open store.
+
+    Raises:
+        SandboxIoError: the directory cannot be made, is not ours alone, or has a schema of a later version.
+    """
+
+    def __init__(self, root: str | None) -> None:
+        self.root = root or default_root()
+        self._prepare_directories()
+        try:
+            self._db = sqlite3.connect(
+                f"{self.root}/store.db", timeout=_BUSY_S, isolation_level=None, check_same_thread=False
+            )
+            self._prepare_schema()
+        except sqlite3.Error as error:
+            raise SandboxIoError(f"cannot open the store {self.root}/store.db: {error}") from None
+
+    def close(self) -> None:
+        """Let go of the database."""
+        self._db.close()
+
+    def directory(self, key: str) -> str:
+        """The directory of the session that has `key`."""
+        return f"{self.root}/sessions/{key}"
+
+    def _prepare_directories(self) -> None:
+        try:
+            os.makedirs(self.root, mode=0o700, exist_ok=True)
+            found = os.stat(self.root)
+            if found.st_uid != os.geteuid():
+                raise SandboxIoError(f"the store {self.root} belongs to uid {found.st_uid}; set ALCOVE_HOME to yours")
+            if found.st_mode & 0o077:
+                os.chmod(self.root, 0o700)
+            for name in ("sessions", "etc"):
+                os.makedirs(f"{self.root}/{name}", mode=0o700, exist_ok=True)
+        except OSError as error:
+            raise SandboxIoError(
+                f"cannot make the store {self.root}: {error.strerror}; set ALCOVE_HOME to a directory of yours"
+            ) from None
+
+    def _prepare_schema(self) -> None:
+        self._db.execute("PRAGMA journal_mode=WAL")
+        self._db.execute("PRAGMA synchronous=NORMAL")  # a power cut may lose the last sessions' rows, never the file
+        if self._version() == _SCHEMA_VERSION:
+            return
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            version = self._version()  # another process may have been first
+            if version == 0:
+                self._db.execute(_SCHEMA)
+                self._db.execute(f"PRAGMA user_version={_SCHEMA_VERSION}")
+            elif version != _SCHEMA_VERSION:
+                raise SandboxIoError(
+                    f"the store {self.root} has schema {version}, this Alcove knows {_SCHEMA_VERSION}: upgrade Alcove"
+                )
+        finally:
+            self._db.execute("COMMIT")
+
+    def _version(self) -> int:
+        version: int = self._db.execute("PRAGMA user_version").fetchone()[0]
+        return version
+
+    def reserve(self, session_id: str, spec: bytes, *, ranged: bool) -> Row:
+        """Take an id (and a uid range) for a session that is about to be made.
+
+        Raises:
+            InvalidRequest: the id is in use, or was until less than a day ago.
+        """
+        key = secrets.token_hex(8)
+        now = time.time()
+        for _ in range(64):
+            slot = secrets.randbelow(_SLOTS) if ranged else None
+            try:
+                self._db.execute(
+                    "INSERT INTO sessions (id, key, slot, spec, record, created) VALUES (?, ?, ?, ?, ?, ?)",
+                    (session_id, key, slot, spec, b"{}", now),
+                )
+            except sqlite3.IntegrityError:
+                self._refuse_taken(session_id, now)
+                continue
+            except sqlite3.Error as error:
+                raise SandboxIoError(f"the store {self.root} could not be written: {error}") from None
+            base = None if slot is None else _BASE_ID + slot * _RANGE
+            return Row(id=session_id, key=key, base_id=base, spec=spec, record=b"{}", created=now, ended=None)
+        raise SandboxIoError(f"no free uid range in the store {self.root}: terminate some sessions")
+
+    def _refuse_taken(self, session_id: str, now: float) -> None:
+        row = self.find(session_id)
+        if row is None:
+            return
+        if row.ended is None:
+            raise InvalidRequest(f"session id `{session_id}` is in use")
+        if now - row.ended < TOMBSTONE_S:
+            raise InvalidRequest(f"session id `{session_id}` was terminated less than a day ago; choose another")
+        self.forget(session_id)
+
+    def save(self, session_id: str, *, record: bytes, spec: bytes | None = None) -> None:
+        """Write what changed of a session."""
+        if spec is None:
+            self._db.execute("UPDATE sessions SET record = ? WHERE id = ?", (record, session_id))
+        else:
+            self._db.execute("UPDATE sessions SET record = ?, spec = ? WHERE id = ?", (record, spec, session_id))
+
+    def end(self, session_id: str) -> None:
+        """Leave a tombstone, and free the uid range: nothing of the session may be left when this is called."""
+        now = time.time()
+        self._db.execute("UPDATE sessions SET ended = ?, slot = NULL WHERE id = ? AND ended IS NULL", (now, session_id))
+        self._db.execute("DELETE FROM sessions WHERE ended < ?", (now - TOMBSTONE_S,))
+
+    def forget(self, session_id: str) -> None:
+        """Take a row away whole."""
+        self._db.execute("DELETE FROM sessions WHERE id = ?", (session_id,))
+
+    def find(self, session_id: str) -> Row | None:
+        """The row of an id, a tombstone too."""
+        rows = self._select("WHERE id = ?", (session_id,))
+        return rows[0] if rows else None
+
+    def live(self, session_id: str) -> Row:
+        """The row of a session that is there.
+
+        Raises:
+            SessionNotFound: there is none, or it was terminated.
+        """
+        row = self.find(session_id)
+        if row is None or row.ended is not None:
+            raise SessionNotFound(session_id)
+        return row
+
+    def sessions(self, *, ended: bool = False) -> list[Row]:
+        """Every session, the oldest first; with `ended`, tombstones too."""
+        return self._select("" if ended else "WHERE ended IS NULL", ())
+
+    def _select(self, where: str, parameters: tuple[str, ...]) -> list[Row]:
+        query = f"SELECT id, key, slot, spec, record, created, ended FROM sessions {where} ORDER BY created"  # noqa: S608
+        return [
+            Row(row[0], row[1], None if row[2] is None else _BASE_ID + row[2] * _RANGE, *row[3:])
+            for row in self._db.execute(query, parameters)
+        ]
+
+    def orphaned_directories(self) -> list[str]:
+        """Session directories without a row: what a kill -9 between two steps can leave."""
+        with suppress(FileNotFoundError):
+            known = {row.key for row in self.sessions()}
+            return [entry.path for entry in os.scandir(f"{self.root}/sessions") if entry.name not in known]
+        return []

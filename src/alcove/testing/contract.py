@@ -1,0 +1,17 @@
+"""The cases that every backend passes, in one class; each part stands alone in its own module."""
+
+from alcove.testing.exec_cases import ExecCases
+from alcove.testing.lifecycle_cases import LifecycleCases
+from alcove.testing.mount_cases import MountCases
+
+
+class ContractCases(LifecycleCases, MountCases, ExecCases):
+    """What the contract promises of any backend; the guest needs echo, cat, tee, mkdir, pwd, env, sleep, true, false.
+
+    ::
+
+        class TestMyBackend(ContractCases, RealExecCases):
+            @pytest.fixture
+            def backend(self) -> MyBackend:
+                return MyBackend()
+    """

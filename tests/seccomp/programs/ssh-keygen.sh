@@ -1,0 +1,2 @@
+ssh-keygen -q -t ed25519 -N '' -f key
+ls key*
