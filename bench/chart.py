@@ -1,4 +1,4 @@
-"""A document as one picture: for each case a bar per contender, on a logarithmic scale."""
+"""A document as one picture: for each case a point per contender with its spread, on a logarithmic scale."""
 
 import importlib
 from pathlib import Path
@@ -6,6 +6,7 @@ from typing import Any
 
 from bench.document import CaseRow, Document, MetricRow
 from bench.stats import percentile
+from bench.table import figure
 
 INSTALL = "no chart: matplotlib is not installed (pip install 'alcove[bench]')"
 
@@ -21,7 +22,9 @@ def draw(document: Document, stem: Path) -> list[Path]:
     matplotlib = importlib.import_module("matplotlib")
     matplotlib.use("Agg")
     pyplot = importlib.import_module("matplotlib.pyplot")
-    panels = [(case, metric) for case in document.cases for metric in case.metrics if _rows(case, metric)]
+    panels = [
+        (case, metric) for case in document.cases for metric in case.metrics if metric.unit and _rows(case, metric)
+    ]
     if not panels:
         return []
     heights = [1.0 + 0.32 * len(_rows(case, metric)) for case, metric in panels]
@@ -52,18 +55,20 @@ def _rows(case: CaseRow, metric: MetricRow) -> list[tuple[str, float, float, flo
 
 def _panel(axis: Any, case: CaseRow, metric: MetricRow) -> None:
     rows = _rows(case, metric)
-    places = range(len(rows))
-    medians = [row[1] for row in rows]
-    spread = [[row[1] - row[2] for row in rows], [row[3] - row[1] for row in rows]]
-    colours = [_colour(case, row[0]) for row in rows]
-    axis.barh(places, medians, xerr=spread, color=colours, error_kw={"lw": 0.8, "ecolor": "#333333"})
-    axis.set_yticks(places, [row[0] for row in rows], fontsize=8)
-    axis.invert_yaxis()
+    for place, (contender, middle, low, high) in enumerate(rows):
+        # Points, not bars: a logarithmic scale has no zero for a bar to stand on.
+        colour = _colour(case, contender)
+        axis.plot([low, high], [place, place], color=colour, linewidth=3, alpha=0.5, solid_capstyle="round")
+        axis.plot([middle], [place], marker="o", color=colour)
+        axis.annotate(f"  {figure(middle)}", (max(middle, high), place), va="center", fontsize=7)
+    axis.set_yticks(range(len(rows)), [row[0] for row in rows], fontsize=8)
+    axis.set_ylim(len(rows) - 0.5, -0.5)
     axis.set_xscale("log")
-    axis.tick_params(axis="x", labelsize=7)
-    for place, (_, middle, _, high) in zip(places, rows, strict=True):
-        axis.annotate(f" {middle:.3g}", (max(middle, high), place), va="center", fontsize=7)
     axis.margins(x=0.15)
+    axis.grid(visible=True, axis="x", which="both", linewidth=0.3)
+    for which in (axis.xaxis.set_major_formatter, axis.xaxis.set_minor_formatter):
+        which(lambda value, _place: f"{value:g}")
+    axis.tick_params(axis="x", which="both", labelsize=6)
     better = "less is better" if metric.better == "lower" else "more is better"
     axis.set_title(f"{case.title}: {metric.name} [{metric.unit}], {better}", fontsize=9, loc="left")
 

@@ -67,11 +67,18 @@ def remove(path: Path) -> None:
 
 
 def left_behind(path: Path) -> list[str]:
-    """What a finished run still holds on the host: its directory, mounts below it, processes that have such mounts."""
+    """What a finished run still holds: its directory, mounts below it, containers' cgroups, sessions' processes."""
     found = [f"directory {path}"] if path.exists() else []
     found += [f"mount {place}" for place in mount_points("self") if place.startswith(f"{path}/")]
+    found += [f"cgroup {group}" for group in sorted(_cgroups(f"bench-{os.getpid()}-"))]
     found += [f"process {pid} ({title})" for pid, title in native().items() if _mounts_from(pid, path)]
     return found
+
+
+def _cgroups(prefix: str) -> Iterator[Path]:
+    # A container's group lies at the top of a hierarchy, or one below where it was made by a session of systemd's.
+    for pattern in (f"{prefix}*", f"*/{prefix}*", f"*/*/{prefix}*"):
+        yield from Path("/sys/fs/cgroup").glob(pattern)
 
 
 def mount_points(pid: int | str) -> list[str]:

@@ -38,8 +38,8 @@ def measure(cases: Sequence[Case], options: Options, pss: PssReader, progress: P
         facts = host_facts(place)
         ground, rows = survey(place, options, pss)
         with ExitStack() as stack:
-            if ground.alcove is not None:
-                stack.callback(ground.alcove.close)
+            for runtime in ground.runtimes():
+                stack.callback(runtime.close)
             measured = _all_cases(cases, ground, options, progress)
     return Document(
         schema=1,

@@ -34,6 +34,9 @@ class Runtime(ABC):
         """Keep ``count`` sandboxes that do nothing; yields all of their processes."""
         raise NotImplementedError(f"{self.name} keeps no sandbox")
 
+    def close(self) -> None:  # noqa: B027  most keep nothing from call to call
+        """Give back what the runtime keeps; called once, at the end of a run, interrupted or not."""
+
     def probe(self) -> None:
         """See that it works here, and that it tells a failed command from one that went well.
 

@@ -42,13 +42,18 @@ static void drop(struct door *door, int index)
 
 /* ---- the end ---- */
 
-static _Noreturn void end(struct warden *warden)
+/* PID 1's death kills every process of the cell. It completes once the spawners, still alive, have reaped theirs. */
+static void end_cell(struct warden *warden)
 {
-    close(FD_CONTROL);
-    /* PID 1's death kills every process of the cell. It completes once the spawners, still alive, have reaped theirs */
     kill(warden->init, SIGKILL);
     while (waitpid(warden->init, NULL, __WALL) < 0 && errno == EINTR)
         ;
+}
+
+static _Noreturn void end(struct warden *warden)
+{
+    close(FD_CONTROL);
+    end_cell(warden);
     kill(warden->spawner, SIGKILL);
     for (int i = 0; i < SPAWNERS; i++)
         if (more_spawners[i] > 0)
@@ -97,19 +102,18 @@ static const char *spawn_spawner(struct warden *warden, const struct op *op, int
     if (pid == 0) {
         title_set("alcove-spawner");
         close(sockets[0]);
+        enter_cgroups(&warden->cgroups, 1);
         spawner_enter(warden->plan, sockets[1], warden->host_proc, op->n0, warden->cell_userns);
         message_send(sockets[1], "r", 1, NULL, 0);
-        dup2(listener, FD_EXEC);
-        fcntl(FD_EXEC, F_SETFD, FD_CLOEXEC);
-        sys_close_range(FD_PLAN, FD_EXEC - 1, 0);
-        sys_close_range(FD_EXEC + 1, ~0U, 0);
-        spawner_serve(&(struct spawner_doors){.listener = FD_EXEC, .reaped = -1});
+        spawner_serve(listener, -1);
     }
     close(sockets[1]);
-    int namespaces[2] = {warden->view.cell_mountns, warden->cell_pidns}, none = 0;
+    int namespaces[3] = {warden->view.cell_mountns, warden->cell_pidns, open_namespace(warden->host_proc, "net")};
+    int none = 0;
     char byte = 0;
-    if (pid > 0 && message_send(sockets[0], "e", 1, namespaces, 2) == 0)
+    if (pid > 0 && message_send(sockets[0], "e", 1, namespaces, 3) == 0)
         message_receive(sockets[0], &byte, 1, NULL, &none);
+    close(namespaces[2]);
     close(sockets[0]);
     if (byte != 'r')
         return "spawner";
@@ -131,6 +135,8 @@ static void answer(struct warden *warden, int client, const struct op *op, const
     else if (op->kind == OP_DRAIN)
         for (int i = 0; i < count; i++)
             add(&drains, dup(fds[i]));
+    else if (op->kind == OP_END)
+        end_cell(warden);
     else
         step = "request";
     if (*step) {
@@ -138,6 +144,8 @@ static void answer(struct warden *warden, int client, const struct op *op, const
         snprintf(reply.step, sizeof reply.step, "%s", step);
     }
     send(client, &reply, sizeof reply, MSG_NOSIGNAL | MSG_DONTWAIT);
+    if (op->kind == OP_END)
+        end(warden); /* the caller removes the session's files while our mounts come down */
 }
 
 /* 0 when the client is gone. */

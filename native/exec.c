@@ -179,7 +179,8 @@ static int exec_in_path(char **argv, char **env)
             execve(file, argv, env);
             if (errno != ENOENT && errno != ENOTDIR && errno != EACCES)
                 return errno;
-            if (errno == EACCES)
+            struct stat found;
+            if (errno == EACCES && !(stat(file, &found) == 0 && S_ISDIR(found.st_mode)))
                 error = EACCES; /* perhaps another directory has one that may be run */
         }
         if (!*end)

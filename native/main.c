@@ -1,7 +1,8 @@
-/* alcove-warden: started with a plan on descriptor 3, see session.h for the others. */
+/* alcove-warden: see session.h for what it is started with. */
 #include "session.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,8 +16,15 @@
 #define ALCOVE_BUILD_OPTIONS "by hand"
 #endif
 
+/* Waits for the caller's message; its descriptors land on the numbers of session.h, since all others are closed. */
 static int load_plan(struct plan *plan)
 {
+    char byte;
+    int fds[FD_USERNS - FD_SETUP], count = FD_USERNS - FD_SETUP;
+    sys_close_range(FD_PLAN, ~0U, 0);
+    fcntl(FD_SETUP, F_SETFD, FD_CLOEXEC);
+    if (message_receive(FD_SETUP, &byte, 1, fds, &count) != 1 || count < 3 || fds[0] != FD_PLAN)
+        return -1;
     struct stat found;
     if (fstat(FD_PLAN, &found) < 0 || found.st_size <= 0)
         return -1;
@@ -24,11 +32,10 @@ static int load_plan(struct plan *plan)
     if (data == MAP_FAILED)
         return -1;
     *plan = (struct plan){data, (size_t)found.st_size};
-    errno = EBADMSG;
     return plan_check(plan);
 }
 
-/* A mount for a live session that only the caller's own credentials can make: sent to the warden on descriptor 4. */
+/* A mount for a live session that only the caller's own credentials can make: sent to the warden. */
 static int porter_main(const struct plan *plan)
 {
     struct op op;
@@ -38,7 +45,7 @@ static int porter_main(const struct plan *plan)
     if (tree < 0) {
         reply.error = errno;
         snprintf(reply.step, sizeof reply.step, "%s", op.flags & TREE_IDMAP_OWNER ? "idmapped mount" : "source");
-        (void)!write(FD_REPORT, &reply, sizeof reply);
+        (void)!write(FD_SETUP, &reply, sizeof reply);
         return 1;
     }
     int none = 0;
@@ -47,7 +54,7 @@ static int porter_main(const struct plan *plan)
         reply.error = errno;
         snprintf(reply.step, sizeof reply.step, "warden");
     }
-    (void)!write(FD_REPORT, &reply, sizeof reply);
+    (void)!write(FD_SETUP, &reply, sizeof reply);
     return 0;
 }
 
@@ -61,7 +68,7 @@ int main(int argc, char **argv)
         return probe_main(argv[2]);
     struct plan plan;
     if (load_plan(&plan) < 0) {
-        fprintf(stderr, "alcove-warden: started without a plan: the `alcove` command and library start it\n");
+        fprintf(stderr, "alcove-warden: nobody sent a plan; the `alcove` command and library start this program\n");
         return 2;
     }
     title_keep(argc, argv);

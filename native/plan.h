@@ -56,6 +56,7 @@ enum op_kind {
     OP_ATTACH = 96, /* s0 host path ("" when a mount came along), s1 path, flags; v0 device, v1 inode; n0: 1 = a file */
     OP_DRAIN,       /* read and drop what comes out of these pipes */
     OP_STATUS,      /* how many processes live in the cell */
+    OP_END,         /* kill every process of the cell, answer, and end */
     OP_SPAWNER,     /* n0 seccomp variant: start another spawner on the listening socket that came along */
 
     OP_FAULT = 128, /* test builds: s0 point, s1 action */

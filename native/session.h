@@ -8,12 +8,13 @@
 #include <stdint.h>
 #include <sys/types.h>
 
-/* Descriptors that the caller sets up before it starts the binary. */
+/* The caller starts the binary with one socket, so that the program is loaded while the caller still prepares; a
+ * message on it brings the other descriptors, in this order. */
 enum {
-    FD_PLAN = 3,    /* memfd */
-    FD_CONTROL = 4, /* listening SOCK_SEQPACKET of the warden */
-    FD_EXEC = 5,    /* listening SOCK_SEQPACKET of the spawner; porter: the source, opened by the caller */
-    FD_REPORT = 6,  /* one message: how provisioning ended */
+    FD_SETUP = 3,   /* SOCK_SEQPACKET: one message comes, one report goes back */
+    FD_PLAN = 4,    /* sealed memfd */
+    FD_CONTROL = 5, /* listening SOCK_SEQPACKET of the warden; porter: connected to it */
+    FD_EXEC = 6,    /* listening SOCK_SEQPACKET of the spawner; porter: the source, opened by the caller */
     FD_USERNS = 7,  /* porter only: the session's user namespace, for a mount in its own ids */
 };
 
@@ -81,12 +82,10 @@ void confine(const struct plan *plan, uint32_t seccomp_variant);
 void drop_capabilities(uint64_t keep, const char *who);
 
 /* ---- spawner.c ---- */
-struct spawner_doors {
-    int listener, reaped; /* reaped: init's reports of the orphans it reaped, or -1 */
-};
 /* Enters the cell: expects the cell's mount and pid namespaces from the warden. userns: the cell's, or -1 to make it. */
 void spawner_enter(const struct plan *plan, int warden, int host_proc, uint32_t seccomp_variant, int userns);
-_Noreturn void spawner_serve(const struct spawner_doors *doors);
+/* Closes every other descriptor. reaped: init's reports of the orphans that it reaped, or -1. */
+_Noreturn void spawner_serve(int listener, int reaped);
 
 /* ---- exec.c: one command, its monitor, its result ---- */
 enum exec_step { STEP_NONE, STEP_REQUEST, STEP_TTY, STEP_FORK, STEP_USER, STEP_CWD, STEP_EXEC, STEP_MONITOR };
@@ -120,8 +119,14 @@ struct identity {
 int identity_find(const char *user, struct identity *identity); /* 0, or -1 with errno */
 
 /* ---- control.c: the warden's life after provisioning ---- */
+enum { MOST_HIERARCHIES = 16 };
+struct cgroup_doors {
+    int tasks[MOST_HIERARCHIES], count; /* v1 */
+    int unified, unified_procs;         /* v2: the directory and its cgroup.procs, or -1 */
+};
 struct warden {
     const struct plan *plan;
+    struct cgroup_doors cgroups;
     pid_t init, spawner;
     int host_proc, cell_pidns, cell_userns;
     struct attach_view view;
@@ -138,6 +143,7 @@ int probe_main(const char *directory);
 
 /* ---- warden.c ---- */
 _Noreturn void warden_main(const struct plan *plan);
+void enter_cgroups(const struct cgroup_doors *doors, int born_outside);
 int open_namespace(int host_proc, const char *name);
 void write_proc(int dirfd, const char *path, const char *text, const char *step);
 

@@ -68,8 +68,12 @@ static void expect(int socket, char wanted, int *fds, int count)
 
 void spawner_enter(const struct plan *plan, int warden, int host_proc, uint32_t variant, int userns)
 {
-    int namespaces[2];
-    expect(warden, 'e', namespaces, 2);
+    int namespaces[3];
+    struct op cell;
+    expect(warden, 'e', namespaces, 3);
+    plan_find(plan, OP_NAMESPACES, &cell);
+    if (cell.v0 & CLONE_NEWNET)
+        CHECK(setns(namespaces[2], CLONE_NEWNET), "setns", "net");
     CHECK(setns(namespaces[0], CLONE_NEWNS), "setns", "mount");
     CHECK(setns(namespaces[1], CLONE_NEWPID), "setns", "pid");
     struct op map;
@@ -81,6 +85,7 @@ void spawner_enter(const struct plan *plan, int warden, int host_proc, uint32_t 
     if (userns >= 0) {
         CHECK(setns(userns, CLONE_NEWUSER), "setns", "user");
         CHECK(unshare(CLONE_NEWCGROUP), "unshare", "cgroup");
+        CHECK(prctl(PR_SET_DUMPABLE, 1), "prctl", "spawner"); /* for our own /proc files; out of every guest's sight */
     } else {
         int inner = CLONE_NEWCGROUP;
 #ifndef ALCOVE_OFF_NESTED
@@ -93,6 +98,8 @@ void spawner_enter(const struct plan *plan, int warden, int host_proc, uint32_t 
         expect(warden, 'm', NULL, 0);
     }
     set_limits(plan, host_proc);
+    if (userns < 0)
+        expect(warden, 'p', NULL, 0); /* the root file system is what it will be: Landlock's rules may name it */
     slots = mmap(NULL, MOST_EXECS * sizeof *slots, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     if (slots == MAP_FAILED)
         fail("mmap", "slots");
@@ -188,16 +195,19 @@ static void reap_monitors(int epoll)
             }
 }
 
-static void read_orphans(int reaped)
+static void read_orphans(int epoll, int reaped)
 {
     int32_t record[2];
-    while (read(reaped, record, sizeof record) == (ssize_t)sizeof record)
+    ssize_t got;
+    while ((got = read(reaped, record, sizeof record)) == (ssize_t)sizeof record)
         for (int i = 0; i < MOST_EXECS; i++)
             if (running[i].monitor == LOST && slots[i].command == record[0]) {
                 struct exec_message message = {.outcome = EXEC_EXITED, .status = record[1]};
                 send(running[i].connection, &message, sizeof message, MSG_NOSIGNAL | MSG_DONTWAIT);
                 finish(&running[i]);
             }
+    if (got == 0) /* init is dead, and the cell with it; the warden ends us once we have reaped our monitors */
+        epoll_ctl(epoll, EPOLL_CTL_DEL, reaped, NULL);
 }
 
 /* ---- the loop ---- */
@@ -228,7 +238,7 @@ static void serve(int epoll, enum door door, int fd)
         break;
     case DOOR_REAPED:
         reap_monitors(epoll); /* a monitor is waitable before init can reap its orphans: learn of its death first */
-        read_orphans(fd);
+        read_orphans(epoll, fd);
         break;
     case DOOR_REQUEST:
         epoll_ctl(epoll, EPOLL_CTL_DEL, fd, NULL);
@@ -239,18 +249,29 @@ static void serve(int epoll, enum door door, int fd)
     }
 }
 
-void spawner_serve(const struct spawner_doors *doors)
+/* Only what serving needs stays open, on the lowest numbers. */
+static void keep_only(int *listener, int *reaped)
+{
+    int kept[2] = {fcntl(*listener, F_DUPFD_CLOEXEC, 100), *reaped < 0 ? -1 : fcntl(*reaped, F_DUPFD_CLOEXEC, 100)};
+    sys_close_range(3, 99, 0);
+    *listener = fcntl(kept[0], F_DUPFD_CLOEXEC, 3);
+    *reaped = kept[1] < 0 ? -1 : fcntl(kept[1], F_DUPFD_CLOEXEC, 3);
+    sys_close_range(100, ~0U, 0);
+}
+
+void spawner_serve(int listener, int reaped)
 {
     sigset_t all;
     sigfillset(&all);
     sigprocmask(SIG_SETMASK, &all, NULL);
+    keep_only(&listener, &reaped);
     int signals = signalfd(-1, &all, SFD_CLOEXEC | SFD_NONBLOCK), epoll = epoll_create1(EPOLL_CLOEXEC);
     if (signals < 0 || epoll < 0)
         _exit(1);
     watch_fd(epoll, signals, DOOR_SIGNALS);
-    watch_fd(epoll, doors->listener, DOOR_LISTENER);
-    if (doors->reaped >= 0)
-        watch_fd(epoll, doors->reaped, DOOR_REAPED);
+    watch_fd(epoll, listener, DOOR_LISTENER);
+    if (reaped >= 0)
+        watch_fd(epoll, reaped, DOOR_REAPED);
     for (;;) {
         struct epoll_event events[64];
         int count = epoll_wait(epoll, events, 64, -1);

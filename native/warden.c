@@ -47,14 +47,13 @@ static void clean_start(void)
 {
     struct rlimit none = {0, 0};
     setrlimit(RLIMIT_CORE, &none); /* core_pattern may be a pipe of the host */
-    sys_close_range(FD_REPORT + 1, ~0U, 0);
-    for (int fd = FD_PLAN; fd <= FD_REPORT; fd++)
-        fcntl(fd, F_SETFD, FD_CLOEXEC);
     setsid();
     umask(077);
     CHECK(chdir("/"), "chdir", "/");
     /* an anonymous session keyring: the caller's is not inherited (not namespaced, keyctl(2)); no keys, no need */
     syscall(SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, NULL);
+    for (int number = 1; number < NSIG; number++)
+        signal(number, SIG_DFL); /* what the caller ignores (Python: SIGPIPE) would be ignored in every command */
     sigset_t all;
     sigfillset(&all);
     sigprocmask(SIG_SETMASK, &all, NULL);
@@ -62,15 +61,32 @@ static void clean_start(void)
 
 /* ---- the spawner's birth ---- */
 
-static void enter_cgroups(const struct plan *plan)
+/* Opened with the caller's credentials, which is what the kernel checks when they are written (since Linux 5.16). */
+static void open_cgroups(const struct plan *plan, struct cgroup_doors *doors)
 {
+    doors->unified = doors->unified_procs = -1;
 #ifndef ALCOVE_OFF_CGROUP
     struct plan_cursor cursor = plan_begin(plan);
     struct op op;
-    while (plan_next(&cursor, &op) == 1)
-        if (op.kind == OP_CGROUP_TASKS) /* `tasks` moves one thread without the lock that makes cgroup.procs slow */
-            write_proc(AT_FDCWD, op.s0, "0", "cgroup");
+    while (plan_next(&cursor, &op) == 1) {
+        if (op.kind == OP_CGROUP_TASKS && doors->count < MOST_HIERARCHIES) {
+            CHECK(doors->tasks[doors->count++] = open(op.s0, O_WRONLY | O_CLOEXEC), "cgroup", op.s0);
+        } else if (op.kind == OP_CGROUP_UNIFIED) {
+            CHECK(doors->unified = open(op.s0, O_PATH | O_DIRECTORY | O_CLOEXEC), "cgroup", op.s0);
+            CHECK(doors->unified_procs = openat(doors->unified, "cgroup.procs", O_WRONLY | O_CLOEXEC), "cgroup", op.s0);
+        }
+    }
+#else
+    (void)plan;
 #endif
+}
+
+void enter_cgroups(const struct cgroup_doors *doors, int born_outside)
+{
+    for (int i = 0; i < doors->count; i++) /* `tasks` moves one thread without the lock that makes cgroup.procs slow */
+        CHECK((int)write(doors->tasks[i], "0", 1), "cgroup", "tasks");
+    if (born_outside && doors->unified_procs >= 0)
+        CHECK((int)write(doors->unified_procs, "0", 1), "cgroup", "cgroup.procs");
 }
 
 static void join_namespaces(uint64_t mask, int proc)
@@ -78,62 +94,50 @@ static void join_namespaces(uint64_t mask, int proc)
     static const struct {
         uint64_t flag;
         const char *name;
-    } joined[] = {{CLONE_NEWUSER, "user"}, {CLONE_NEWNET, "net"}, {CLONE_NEWIPC, "ipc"}, {CLONE_NEWUTS, "uts"}};
-    int fds[4];
-    for (int i = 0; i < 4; i++) {
+    } joined[] = {{CLONE_NEWUSER, "user"}, {CLONE_NEWIPC, "ipc"}, {CLONE_NEWUTS, "uts"}};
+    int fds[3];
+    for (int i = 0; i < 3; i++) {
         char path[64];
         snprintf(path, sizeof path, "%d/ns/%s", (int)getppid(), joined[i].name);
         fds[i] = mask & joined[i].flag ? openat(proc, path, O_RDONLY | O_CLOEXEC) : -1;
         if (mask & joined[i].flag)
             CHECK(fds[i], "open namespace", joined[i].name);
     }
-    for (int i = 0; i < 4; i++)
+    for (int i = 0; i < 3; i++)
         if (fds[i] >= 0) {
             CHECK(setns(fds[i], (int)joined[i].flag), "setns", joined[i].name);
             close(fds[i]);
         }
 }
 
-static _Noreturn void spawner_main(const struct plan *plan, int warden, int host_proc, int reaped)
+static _Noreturn void spawner_main(const struct plan *plan, const struct cgroup_doors *doors, int warden, int host_proc,
+                                    int reaped)
 {
     struct op op;
     title_set("alcove-spawner");
-    enter_cgroups(plan);
+    enter_cgroups(doors, 0);
     plan_find(plan, OP_NAMESPACES, &op);
     hostside_serve(plan, warden, host_proc, op.v0, join_namespaces);
     spawner_enter(plan, warden, host_proc, 0, -1);
     CHECK(message_send(warden, "r", 1, NULL, 0), "socket", "spawner");
-    close(host_proc);
-    close(warden);
-    close(FD_PLAN);
-    close(FD_CONTROL);
-    close(FD_REPORT);
-    spawner_serve(&(struct spawner_doors){.listener = FD_EXEC, .reaped = reaped});
+    spawner_serve(FD_EXEC, reaped);
 }
 
-static pid_t spawner_birth(const struct plan *plan, int sockets[2], int host_proc, int reaped[2])
+static pid_t spawner_birth(const struct plan *plan, const struct cgroup_doors *doors, int sockets[2], int host_proc,
+                           int reaped[2])
 {
-    struct op op;
     struct sys_clone_args args = {.exit_signal = SIGCHLD};
-#ifndef ALCOVE_OFF_CGROUP
-    if (plan_find(plan, OP_CGROUP_UNIFIED, &op)) {
-        int cgroup = open(op.s0, O_PATH | O_DIRECTORY | O_CLOEXEC);
-        CHECK(cgroup, "cgroup", op.s0);
+    if (doors->unified >= 0) {
         args.flags = CLONE_INTO_CGROUP;
-        args.cgroup = (uint64_t)cgroup;
+        args.cgroup = (uint64_t)doors->unified;
     }
-#else
-    (void)op;
-#endif
     pid_t pid = sys_clone3(&args);
     CHECK(pid, "clone", "spawner");
     if (pid == 0) {
         close(sockets[0]);
         close(reaped[1]);
-        spawner_main(plan, sockets[1], host_proc, reaped[0]);
+        spawner_main(plan, doors, sockets[1], host_proc, reaped[0]);
     }
-    if (args.flags)
-        close((int)args.cgroup);
     close(sockets[1]);
     close(reaped[0]);
     return pid;
@@ -190,7 +194,8 @@ static void set_sysctls(const struct plan *plan, int host_proc)
 
 /* ---- the cell's mounts and its init ---- */
 
-static pid_t init_birth(const struct plan *plan, const struct mounts *mounts, int host_proc, int reaped, int *pidns)
+static pid_t init_birth(const struct plan *plan, const struct mounts *mounts, int host_proc, int reaped, int *pidns,
+                        int *confined)
 {
     int sockets[2];
     CHECK(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, sockets), "socket", "init");
@@ -204,8 +209,7 @@ static pid_t init_birth(const struct plan *plan, const struct mounts *mounts, in
         init_main(plan, mounts, host_proc, sockets[1], reaped);
     close(sockets[1]);
     expect(sockets[0], 'i', pidns);
-    expect(sockets[0], 'c', NULL);
-    close(sockets[0]);
+    *confined = sockets[0];
     return pid;
 }
 
@@ -233,8 +237,9 @@ static void write_inner_maps(const struct plan *plan, int host_proc, pid_t spawn
 
 static void admit_spawner(struct warden *warden, int socket)
 {
-    int namespaces[2] = {warden->view.cell_mountns, warden->cell_pidns};
-    CHECK(message_send(socket, "e", 1, namespaces, 2), "socket", "spawner");
+    int namespaces[3] = {warden->view.cell_mountns, warden->cell_pidns, open_namespace(warden->host_proc, "net")};
+    CHECK(message_send(socket, "e", 1, namespaces, 3), "socket", "spawner");
+    close(namespaces[2]);
     expect(socket, 'u', NULL);
     write_inner_maps(warden->plan, warden->host_proc, warden->spawner);
     char path[64];
@@ -242,14 +247,11 @@ static void admit_spawner(struct warden *warden, int socket)
     warden->cell_userns = openat(warden->host_proc, path, O_RDONLY | O_CLOEXEC);
     CHECK(warden->cell_userns, "open namespace", "the cell's user");
     CHECK(message_send(socket, "m", 1, NULL, 0), "socket", "spawner");
-    expect(socket, 'r', NULL);
-    close(socket);
 }
 
-static void build(struct warden *warden, const char *present, const int *trees, int reaped)
+static void build(struct warden *warden, struct mounts *mounts)
 {
     struct op op;
-    struct mounts mounts = {.trees = trees, .present = present};
     plan_find(warden->plan, OP_NAMESPACES, &op);
     CHECK(mount("none", "/", NULL, MS_REC | (op.n0 ? MS_SLAVE : MS_PRIVATE), NULL), "mount propagation", "/");
     warden->view.host_mountns = -1;
@@ -258,15 +260,28 @@ static void build(struct warden *warden, const char *present, const int *trees, 
         CHECK(unshare(CLONE_NEWNS), "unshare", "the cell's mounts");
         CHECK(mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL), "mount propagation", "/");
     }
-    mounts_build(warden->plan, &mounts);
-    FAULT(warden->plan, "mounted");
-    warden->init = init_birth(warden->plan, &mounts, warden->host_proc, reaped, &warden->cell_pidns);
-    mounts_mask(warden->plan, &mounts);
-    mounts_pivot();
-    FAULT(warden->plan, "pivoted");
-    close(mounts.root);
-    warden->view.scratch = mounts.scratch;
     warden->view.cell_mountns = open_namespace(warden->host_proc, "mnt");
+    mounts_build(warden->plan, mounts);
+    warden->view.scratch = mounts->scratch;
+    FAULT(warden->plan, "mounted");
+}
+
+/* What the cell's processes need of each other, as far as it can go on side by side: init confines itself and the
+ * spawner enters while the last mounts are made; the spawner confines itself once they are. */
+static void populate(struct warden *warden, const struct mounts *mounts, int spawner, int reaped)
+{
+    int init;
+    warden->init = init_birth(warden->plan, mounts, warden->host_proc, reaped, &warden->cell_pidns, &init);
+    admit_spawner(warden, spawner);
+    mounts_mask(warden->plan, mounts);
+    mounts_pivot();
+    close(mounts->root);
+    FAULT(warden->plan, "pivoted");
+    CHECK(message_send(spawner, "p", 1, NULL, 0), "socket", "spawner");
+    expect(init, 'c', NULL);
+    close(init);
+    expect(spawner, 'r', NULL);
+    close(spawner);
 }
 
 void warden_main(const struct plan *plan)
@@ -281,12 +296,15 @@ void warden_main(const struct plan *plan)
     CHECK(warden.host_proc, "open", "/proc");
     CHECK(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, sockets), "socket", "spawner");
     CHECK(pipe2(reaped, O_CLOEXEC | O_NONBLOCK), "pipe", "");
-    warden.spawner = spawner_birth(plan, sockets, warden.host_proc, reaped);
+    open_cgroups(plan, &warden.cgroups);
+    warden.spawner = spawner_birth(plan, &warden.cgroups, sockets, warden.host_proc, reaped);
     FAULT(plan, "spawner-born");
 
     plan_find(plan, OP_NAMESPACES, &op);
-    CHECK(unshare((int)op.v0), "unshare", "");
+    CHECK(unshare((int)op.v0 & ~CLONE_NEWNET), "unshare", "");
     CHECK(message_send(sockets[0], "U", 1, NULL, 0), "socket", "spawner");
+    /* the dearest namespace is made while the spawner writes our maps */
+    CHECK(unshare((int)op.v0 & CLONE_NEWNET), "unshare", "net");
     if (message_receive(sockets[0], present, sizeof present, trees, &count) < 1)
         _exit(1);
     FAULT(plan, "mapped");
@@ -294,9 +312,10 @@ void warden_main(const struct plan *plan)
     if (op.v0 & CLONE_NEWNET)
         loopback_up();
     set_sysctls(plan, warden.host_proc);
-    build(&warden, present, trees, reaped[1]);
+    struct mounts mounts = {.trees = trees, .present = present};
+    build(&warden, &mounts);
+    populate(&warden, &mounts, sockets[0], reaped[1]);
     close(reaped[1]);
-    admit_spawner(&warden, sockets[0]);
     FAULT(plan, "spawner-ready");
     close(FD_EXEC);
     report_ready(warden.init, warden.spawner);

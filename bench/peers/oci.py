@@ -51,6 +51,11 @@ def bundle_config(command: Sequence[str], view: HostView, workspace: Path | None
     }
 
 
+def container_prefix() -> str:
+    """What the names of this program's containers, and so their cgroups, begin with."""
+    return f"bench-{os.getpid()}-"
+
+
 class Oci(Prefix):
     """A bundle for each command, written before anything is timed; containers are named by a counter."""
 
@@ -107,10 +112,20 @@ class Oci(Prefix):
                 await_echo(start)
                 yield name, int(pid_file.read_text())
             finally:
-                run([*self.prefix(workspace), "delete", "--force", name])
+                start.wait(timeout=COMMAND_SECONDS)  # what is half made when we are interrupted cannot be deleted whole
+                self._delete(name)
+
+    def close(self) -> None:
+        """Delete what an interrupted run of ours left."""
+        containers = self._state / "containers"
+        for path in containers.iterdir() if containers.is_dir() else ():
+            self._delete(path.name)
+
+    def _delete(self, name: str) -> None:
+        run([*self.prefix(None), "delete", "--force", name])
 
     def _name(self) -> str:
-        return f"bench-{os.getpid()}-{next(self._numbers)}"
+        return f"{container_prefix()}{next(self._numbers)}"
 
     def _bundle(self, command: Sequence[str], workspace: Path | None) -> Path:
         key = (workspace, tuple(command))

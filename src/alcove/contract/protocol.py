@@ -7,7 +7,6 @@ from alcove.contract.types import (
     ExecResult,
     FilesystemMount,
     Limited,
-    ResolvedMount,
     SandboxCapabilities,
     SandboxSession,
     SandboxSnapshot,
@@ -41,7 +40,7 @@ class SandboxBackend(Protocol):
             LifecycleError: the session could not be made; nothing of it is left.
         """
 
-    async def attach_filesystem(self, session_id: str, mount: FilesystemMount, /) -> ResolvedMount:
+    async def attach_filesystem(self, session_id: str, mount: FilesystemMount, /) -> SandboxSession:
         """Add a mount to a live session, seen by running commands and by the next.
 
         Raises:

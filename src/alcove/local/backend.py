@@ -21,7 +21,6 @@ from alcove.contract import (
     LifecycleError,
     Limited,
     NetworkPolicyError,
-    ResolvedMount,
     SandboxCapabilities,
     SandboxError,
     SandboxIoError,
@@ -50,14 +49,13 @@ from alcove.local.launch import (
     CONTROL_SOCKET,
     DEBUG_SOCKET,
     EXEC_SOCKET,
+    Launcher,
     Processes,
     connect,
     launch,
     listen,
     open_process,
     reap,
-    sealed,
-    spawn,
 )
 from alcove.local.operations import Kind, Tree, operation
 from alcove.local.records import Attached, Record
@@ -68,6 +66,8 @@ _END_WITHIN_S = 1.0
 _KILLED_WITHIN_S = 2.0
 _REMOVE_INLINE = 256
 _DEBUG_VARIANT = 1
+# every user of a session may write here; nobody else of the host comes as far as these directories
+_MODES = {"tmp": 0o1777, "workspace": 0o777, "outputs": 0o777}
 
 
 class LiveSession:
@@ -133,15 +133,22 @@ class LocalSandbox:
         for mount in spec.mounts:
             self._check_mount(mount, spec)
         session_id = spec.session_id or f"s-{secrets.token_hex(6)}"
-        row = self._store.reserve(session_id, to_json(spec), ranged=self._host.root)
-        live = LiveSession(row, spec, Record(), self._store.directory(row.key))
+        key = secrets.token_hex(8)
+        launcher = Launcher(self._native, "warden", key)
+        try:
+            row = self._store.reserve(session_id, key, to_json(spec), ranged=self._host.root)
+        except BaseException:
+            launcher.abandon()
+            raise
+        live = LiveSession(row, spec, Record(), self._store.directory(key))
         try:
             self._make_directories(live)
-            await self._start(live, enforced)
+            await self._start(live, enforced, launcher)
             for mount in spec.mounts:
                 await self._attach(live, mount)
             self._store.save(live.id, record=records.encode(live.record))
         except BaseException as error:
+            launcher.abandon()
             await asyncio.shield(self._discard(live))
             if isinstance(error, OSError):
                 raise LifecycleError(f"the session could not be made: {error}") from None
@@ -170,11 +177,12 @@ class LocalSandbox:
         for name in rootfs.SESSION_DIRECTORIES:
             path = f"{live.directory}/{name}"
             os.mkdir(path)
-            os.chmod(path, 0o1777 if name == "tmp" else 0o777 if self._host.root else 0o755)
+            if mode := _MODES.get(name):
+                os.chmod(path, mode)
             if live.base_id is not None and not self._host.idmap:
                 os.chown(path, live.base_id, live.base_id)
 
-    async def _start(self, live: LiveSession, enforced: limits.Enforced) -> None:
+    async def _start(self, live: LiveSession, enforced: limits.Enforced, launcher: Launcher) -> None:
         shared_network = isinstance(live.spec.network_policy, Unrestricted)
         groups = cgroups.create(self._host.hierarchies, live.key, enforced.groups)
         memory = self.config.memory_dir or f"{live.directory}/memory"
@@ -197,7 +205,7 @@ class LocalSandbox:
         made = plan.build(
             self._host, live.spec, self._layout, places, groups, enforced.resources, live.base_id
         )
-        processes = await launch(self._native, live.key, made.encoded, live.directory)
+        processes = await launch(launcher, made.encoded, live.directory)
         live.record = replace(live.record, processes=processes, isolation=made.isolation)
 
     async def _restart(self, live: LiveSession) -> None:
@@ -205,21 +213,31 @@ class LocalSandbox:
         async with live.lock, self._locked(live.directory):
             row = self._store.live(live.id)
             live.spec, live.record = _decoded(row)
-            if self._alive(live.record.processes):
+            if self._answers(live):
                 return
+            await self._stop(live.record.processes, live.record.groups)
             self._clear(live)
             attached = live.record.attached
             live.record = replace(live.record, attached=(), processes=None)
+            live.oom_kills = 0
+            launcher = Launcher(self._native, "warden", live.key)
             try:
-                await self._start(live, limits.decide(self._host, self.config, live.spec))
+                await self._start(live, limits.decide(self._host, self.config, live.spec), launcher)
                 for mount in attached:
                     await self._mount(live, mount)
             except BaseException as error:
-                await asyncio.shield(self._stop(live.record.processes))
+                launcher.abandon()
                 if isinstance(error, OSError):
                     raise LifecycleError(f"the session could not be resumed: {error}") from None
                 raise
             self._store.save(live.id, record=records.encode(live.record))
+
+    def _answers(self, live: LiveSession) -> bool:
+        """Another process may have brought it back; a warden that no longer listens is on its way out."""
+        with suppress(OSError):
+            connect(live.directory, EXEC_SOCKET).close()
+            return self._alive(live.record.processes)
+        return False
 
     def _clear(self, live: LiveSession) -> None:
         if live.record.processes:
@@ -236,30 +254,49 @@ class LocalSandbox:
         live = self._known(session_id, ended=True)
         if live is None:
             return
-        async with live.lock:
-            async with self._locked(live.directory):
+        async with live.lock, self._locked(live.directory):
+            if await self._end_cell(live):
+                await self._remove_files(live)
+                await self._stop(live.record.processes, live.record.groups)
+            else:
                 row = self._store.find(session_id)
                 if row is None or row.ended is not None:
                     return
-                live.record = _decoded(row)[1]
+                live.record = _decoded(row)[1]  # another process may have brought it back since we looked
                 await self._stop(live.record.processes, live.record.groups)
-                await self._remove(live)
+                await self._remove_files(live)
+            self._remove_groups(live)
             self._store.end(session_id)
         self._live.pop(session_id, None)
 
-    async def _remove(self, live: LiveSession) -> None:
+    async def _end_cell(self, live: LiveSession) -> bool:
+        """Let the warden kill the session's processes: true when it says that none is left."""
         try:
-            cgroups.remove(live.record.groups)
+            async with asyncio.timeout(_END_WITHIN_S):
+                reply = await control.ask(live.directory, operation(Kind.END))
+        except (OSError, TimeoutError):
+            return False
+        return reply.error == 0
+
+    async def _remove_files(self, live: LiveSession) -> None:
+        try:
             if not remove_tree(live.directory, budget=_REMOVE_INLINE):
                 await asyncio.to_thread(remove_tree, live.directory)
         except OSError as error:
             raise LifecycleError(f"session `{live.id}` could not be removed whole: {error}; try again") from None
 
+    def _remove_groups(self, live: LiveSession) -> None:
+        try:
+            cgroups.remove(live.record.groups)
+        except OSError as error:
+            raise LifecycleError(f"session `{live.id}` still has processes in its groups: {error}; try again") from None
+
     async def _discard(self, live: LiveSession) -> None:
         """Undo a provision that failed, whatever had been done."""
         await self._stop(live.record.processes, live.record.groups)
         with suppress(LifecycleError):
-            await self._remove(live)
+            self._remove_groups(live)
+            await self._remove_files(live)
         self._store.forget(live.id)
 
     async def _stop(self, processes: Processes | None, groups: cgroups.Groups = cgroups.NO_GROUPS) -> None:
@@ -424,6 +461,7 @@ class LocalSandbox:
             os.close(fd)
 
     def _result(self, live: LiveSession, outcome: Outcome, *, raw: bool) -> ExecResult:
+        out_of_memory = self._out_of_memory(live)
         code, number = (-1, None) if outcome.timed_out or outcome.status is None else exit_code(outcome.status)
         return ExecResult(
             stdout=outcome.stdout.decode("utf-8", "replace"),
@@ -431,7 +469,7 @@ class LocalSandbox:
             exit_code=code,
             timed_out=outcome.timed_out,
             signal=number,
-            oom_killed=code != 0 and self._out_of_memory(live),
+            oom_killed=out_of_memory and code != 0,
             stdout_omitted=outcome.stdout_omitted,
             stderr_omitted=outcome.stderr_omitted,
             stdout_base64=base64.b64encode(outcome.stdout).decode() if raw else None,
@@ -444,19 +482,21 @@ class LocalSandbox:
 
     # Mounts
 
-    async def attach_filesystem(self, session_id: str, mount: FilesystemMount, /) -> ResolvedMount:
+    async def attach_filesystem(self, session_id: str, mount: FilesystemMount, /) -> SandboxSession:
         """Add a mount to a live session; see `SandboxBackend.attach_filesystem`."""
         live = self._session(session_id)
-        view = live.view(SandboxState.RUNNING)
-        taken = [resolved.target for resolved in view.mounts if not replaces_memory_mount(resolved.target)]
-        taken += [attached.target for attached in live.record.attached]
-        validate_mount(mount, taken)
+        validate_mount(mount)
         self._check_mount(mount, live.spec)
         if not self._alive(live.record.processes):
             await self._revive(live)
-        attached = await self._attach(live, mount)
-        self._store.save(live.id, record=records.encode(live.record))
-        return ResolvedMount(attached.target, attached.access, attached.source)
+        async with live.lock, self._locked(live.directory):
+            live.spec, live.record = _decoded(self._store.live(live.id))  # another process may have attached meanwhile
+            view = live.view(SandboxState.RUNNING)
+            taken = [resolved.target for resolved in view.mounts if not replaces_memory_mount(resolved.target)]
+            validate_mount(mount, [*taken, *(attached.target for attached in live.record.attached)])
+            await self._attach(live, mount)
+            self._store.save(live.id, record=records.encode(live.record))
+        return live.view(SandboxState.RUNNING)
 
     def _check_mount(self, mount: FilesystemMount, spec: SandboxSpec) -> None:
         if mount.copy_on_write:
@@ -470,17 +510,20 @@ class LocalSandbox:
             mount, self._store.root, allow_root_owned=self.config.allow_root_owned, set_id=spec.set_id
         )
 
-    async def _attach(self, live: LiveSession, mount: FilesystemMount) -> Attached:
+    async def _attach(self, live: LiveSession, mount: FilesystemMount) -> None:
         target = attachments.check_target(mount.target)
         source = mount.source or self._fresh_directory(live)
-        attached = Attached(source=source, target=target, access=mount.access, own=not mount.source)
-        await self._mount(live, attached)
-        return attached
+        try:
+            await self._mount(live, Attached(source=source, target=target, access=mount.access, own=not mount.source))
+        except BaseException:
+            if not mount.source:
+                os.rmdir(source)
+            raise
 
     def _fresh_directory(self, live: LiveSession) -> str:
-        path = f"{live.directory}/mount-{len(live.record.attached)}"
+        path = f"{live.directory}/mount-{secrets.token_hex(4)}"
         os.mkdir(path)
-        os.chmod(path, 0o777 if self._host.root else 0o755)
+        os.chmod(path, 0o777)
         if live.base_id is not None and not self._host.idmap:
             os.chown(path, live.base_id, live.base_id)
         return path
@@ -540,27 +583,19 @@ class LocalSandbox:
     async def _run_porter(self, live: LiveSession, request: bytes, source: attachments.Source) -> control.Reply:
         processes = live.record.processes
         assert processes is not None  # noqa: S101 - a mount follows a start
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        userns = os.open(f"/proc/{processes.warden}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
-        memory = sealed(request, "alcove-mount")
+        porter = Launcher(self._native, "porter", live.key)
         try:
-            with theirs, connect(live.directory, CONTROL_SOCKET) as connection:
-                connection.setblocking(True)
-                fds = [memory, connection.fileno(), source.fd, theirs.fileno(), userns]
-                pid = spawn(self._native, ["alcove-porter", live.key, "porter"], fds)
-            ours.setblocking(False)
+            userns = os.open(f"/proc/{processes.warden}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
             try:
-                async with asyncio.timeout(control.ANSWER_WITHIN_S):
-                    data = await asyncio.get_running_loop().sock_recv(ours, control.REPLY.size)
+                with connect(live.directory, CONTROL_SOCKET) as connection:
+                    connection.setblocking(True)
+                    fds = [connection.fileno(), source.fd, userns]
+                    data = await porter.run(request, fds, size=control.REPLY.size, within=control.ANSWER_WITHIN_S)
             finally:
-                with suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)  # it has answered, or has had its time
-                os.waitpid(pid, 0)
+                os.close(userns)
             return control.parse_reply(data)
         finally:
-            os.close(memory)
-            os.close(userns)
-            ours.close()
+            porter.abandon()  # it has answered, or has had its time
 
     # The network
 

@@ -15,6 +15,8 @@ from msgspec import Struct
 _CONTROLLERS = ("memory", "pids", "cpu")
 _CPU_PERIOD_US = 100_000
 _REMOVE_WITHIN_S = 2.0
+#: What of ours counts among a session's processes: the spawner, and the monitor of one exec.
+OWN_PROCESSES = 2
 
 
 class Hierarchies(Struct, frozen=True):
@@ -156,8 +158,7 @@ def _limit(groups: Groups, controller: str, limits: Limits) -> None:
     if directory is None:
         return
     if controller == "pids":
-        # the spawner stands in the group too
-        _write(f"{directory}/pids.max", str((limits.pids or 0) + 1))
+        _write(f"{directory}/pids.max", str((limits.pids or 0) + OWN_PROCESSES))
     elif controller == "cpu":
         quota = (limits.cpus or 0) * _CPU_PERIOD_US
         if unified:

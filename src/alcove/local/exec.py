@@ -98,32 +98,39 @@ class Execution:
     # The start
 
     def _start(self) -> None:
+        """Send the request first: the command is born while we get ready to listen to it."""
         theirs: list[int] = []
         flags = Stdio.OUT | Stdio.ERR
         try:
             if self._stdin is not None:
-                reading, self._stdin_fd = self._pipe(theirs, theirs_reads=True)
-                self._epoll.register(self._stdin_fd, select.EPOLLOUT)
+                reading, self._stdin_fd = self._pipe(writable_here=True)
+                theirs.append(reading)
                 flags |= Stdio.IN
             for _ in range(2):
-                fd, _ = self._pipe(theirs, theirs_reads=False)
+                fd, writing = self._pipe(writable_here=False)
                 self._captures[fd] = Capture(fd, self._command.output_limit)
-                self._epoll.register(fd, select.EPOLLIN)
+                theirs.append(writing)
             self._send(operation(Kind.STDIO, flags=flags), theirs)
         finally:
             for fd in theirs:
                 os.close(fd)
         self._epoll.register(self._connection.fileno(), select.EPOLLIN)
+        for fd in self._captures:
+            self._epoll.register(fd, select.EPOLLIN)
+        if self._stdin_fd >= 0:
+            self._epoll.register(self._stdin_fd, select.EPOLLOUT)
         self._loop.add_reader(self._epoll.fileno(), self._ready)
 
-    def _pipe(self, theirs: list[int], *, theirs_reads: bool) -> tuple[int, int]:
-        ends = os.pipe2(os.O_CLOEXEC)
-        theirs.append(ends[0 if theirs_reads else 1])
-        os.set_blocking(ends[1 if theirs_reads else 0], False)
+    def _pipe(self, *, writable_here: bool) -> tuple[int, int]:
+        """A pipe's reading and writing end, the one that stays here not blocking."""
+        reading, writing = os.pipe2(os.O_CLOEXEC)
+        os.set_blocking(writing if writable_here else reading, False)
         if self._command.owner is not None:
             # so that /dev/stdout can be opened again by name inside: the pipe's owner must be an id of the session
-            os.fchown(ends[1], self._command.owner, self._command.owner)
-        return ends
+            os.fchown(writing, self._command.owner, self._command.owner)
+            if self._command.user:
+                os.fchmod(writing, 0o666)
+        return reading, writing
 
     def _send(self, stdio: bytes, fds: list[int]) -> None:
         request = self._command.request + stdio

@@ -18,7 +18,7 @@ DEBUG_SOCKET = "debug.sock"
 #: Seconds within which a session is there, or is not.
 PROVISION_WITHIN_S = 20.0
 _BACKLOG = 4096
-_FIRST_FD = 3
+_SETUP_FD = 3
 _MOST_PATH = 107  # sizeof sockaddr_un.sun_path, without the NUL
 _REPORT = Layout("<Iiiii64s192s")
 
@@ -61,7 +61,7 @@ def connect(directory: str, name: str) -> socket.socket:
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
     try:
         path = f"{directory}/{name}"
-        if len(path) <= _MOST_PATH:
+        if len(os.fsencode(path)) <= _MOST_PATH:
             connection.connect(path)
         else:
             with _reachable(path) as reachable:
@@ -101,59 +101,83 @@ def sealed(data: bytes, name: str) -> int:
     return fd
 
 
-def spawn(native: str, arguments: list[str], fds: list[int]) -> int:
-    """Start the launcher with `fds` at 3, 4, 5 …, /dev/null at 0 to 2, and nothing of our environment."""
-    moved = [fd if fd >= _FIRST_FD + len(fds) else fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 16) for fd in fds]
-    actions: list[tuple[int, int, int] | tuple[int, int, str, int, int]] = [
-        (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDWR, 0),
-        (os.POSIX_SPAWN_DUP2, 0, 1),
-        (os.POSIX_SPAWN_DUP2, 0, 2),
-    ]
-    actions += [(os.POSIX_SPAWN_DUP2, fd, _FIRST_FD + index) for index, fd in enumerate(moved)]
+class Launcher:
+    """The native program, started and waiting for its message: it loads while we prepare what the message names."""
+
+    def __init__(self, native: str, role: str, key: str) -> None:
+        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._socket.setblocking(False)
+        with theirs:
+            try:
+                self.pid = _spawn(native, [f"alcove-{role}", key, role], theirs.fileno())
+            except OSError as error:
+                self._socket.close()
+                raise LifecycleError(f"the native launcher {native} does not start: {error.strerror}") from None
+
+    async def run(self, plan: bytes, fds: list[int], *, size: int, within: float) -> bytes:
+        """Send the plan and its descriptors; return the program's one answer, empty when it ended without one.
+
+        Raises:
+            TimeoutError: there was none in time.
+        """
+        memory = sealed(plan, "alcove-plan")
+        try:
+            sent = [memory, *fds]
+            rights = Layout(f"{len(sent)}i").pack(*sent)
+            self._socket.sendmsg([b"p"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
+        except BrokenPipeError:
+            return b""
+        finally:
+            os.close(memory)
+        async with asyncio.timeout(within):
+            return await asyncio.get_running_loop().sock_recv(self._socket, size)
+
+    def close(self) -> None:
+        """Let go of it; what it became lives on."""
+        self._socket.close()
+
+    def abandon(self) -> None:
+        """Kill it, and with it what it has made."""
+        self._socket.close()
+        _kill_and_reap(self.pid)
+
+
+def _spawn(native: str, arguments: list[str], setup: int) -> int:
+    """Start a program with `setup` at 3, /dev/null at 0 to 2, and nothing of our environment."""
+    moved = fcntl.fcntl(setup, fcntl.F_DUPFD_CLOEXEC, _SETUP_FD + 1)  # dup2 onto itself would leave it close-on-exec
     try:
-        return os.posix_spawn(native, arguments, {}, file_actions=actions)
+        return os.posix_spawn(
+            native,
+            arguments,
+            {},
+            file_actions=[
+                (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDWR, 0),
+                (os.POSIX_SPAWN_DUP2, 0, 1),
+                (os.POSIX_SPAWN_DUP2, 0, 2),
+                (os.POSIX_SPAWN_DUP2, moved, _SETUP_FD),
+            ],
+        )
     finally:
-        for fd, original in zip(moved, fds, strict=True):
-            if fd != original:
-                os.close(fd)
+        os.close(moved)
 
 
-async def launch(native: str, key: str, plan: bytes, directory: str) -> Processes:
-    """Start a session's native processes and wait until it is ready for its first exec.
+async def launch(launcher: Launcher, plan: bytes, directory: str) -> Processes:
+    """Make a session of a started launcher, and wait until it is ready for its first exec.
 
     Raises:
         LifecycleError: a step failed (its name and errno are told); nothing is left running.
     """
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    pid = -1
     try:
-        with theirs, listen(directory, CONTROL_SOCKET) as control, listen(directory, EXEC_SOCKET) as execs:
-            memory = sealed(plan, "alcove-plan")
-            try:
-                fds = [memory, control.fileno(), execs.fileno(), theirs.fileno()]
-                # the title's room: the longest role and the key
-                pid = spawn(native, ["alcove-warden".ljust(16, "\0").rstrip("\0"), key, "session"], fds)
-            finally:
-                os.close(memory)
-        report = await _receive(ours, PROVISION_WITHIN_S)
-        return _processes(report, pid)
-    except BaseException:
-        if pid > 0:
-            _kill_and_reap(pid)
-        raise
-    finally:
-        ours.close()
-
-
-async def _receive(connection: socket.socket, within: float) -> bytes:
-    connection.setblocking(False)
-    try:
-        async with asyncio.timeout(within):
-            return await asyncio.get_running_loop().sock_recv(connection, _REPORT.size)
+        with listen(directory, CONTROL_SOCKET) as control, listen(directory, EXEC_SOCKET) as execs:
+            fds = [control.fileno(), execs.fileno()]
+            report = await launcher.run(plan, fds, size=_REPORT.size, within=PROVISION_WITHIN_S)
+        return _processes(report, launcher.pid)
     except TimeoutError:
         raise LifecycleError(
-            f"the session was not ready within {within:g} s; the host may be overloaded: `alcove doctor`"
+            f"the session was not ready within {PROVISION_WITHIN_S:g} s; the host may be overloaded: `alcove doctor`"
         ) from None
+    finally:
+        launcher.close()
 
 
 def _processes(report: bytes, pid: int) -> Processes:

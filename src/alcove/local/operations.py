@@ -52,7 +52,8 @@ class Kind:
     ATTACH = 96
     DRAIN = 97
     STATUS = 98
-    SPAWNER = 99
+    END = 99
+    SPAWNER = 100
     FAULT = 128
 
 

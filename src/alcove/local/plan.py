@@ -1,12 +1,13 @@
 """The launch plan: everything about a session that the native side is to do, as one value. Pure: reads no state."""
 
 from collections.abc import Iterable
+from functools import lru_cache
 
 from msgspec import Struct
 
 from alcove.contract import InvalidRequest, SandboxSpec, Unrestricted
 from alcove.local import landlock, rootfs, seccomp
-from alcove.local.cgroups import Groups
+from alcove.local.cgroups import OWN_PROCESSES, Groups
 from alcove.local.etc import HOSTNAME
 from alcove.local.host import Host
 from alcove.local.operations import Kind, operation
@@ -70,19 +71,16 @@ def build(  # noqa: PLR0913
         InvalidRequest: the host's architecture has no seccomp program.
     """
     shared_network = isinstance(spec.network_policy, Unrestricted)
-    rules = landlock.ruleset(host.landlock_abi)
     encoded = b"".join(
         [
             *_namespaces(host, shared_network=shared_network, base_id=base_id),
             *_groups(groups),
             *_limits(resources),
-            operation(Kind.CAPABILITIES, v0=CAPABILITIES),
-            *rules.operations(),
-            *_seccomp(host.arch, set_id=spec.set_id),
+            _confinement(host.arch, host.landlock_abi, set_id=spec.set_id),
             *rootfs.operations(layout, places),
         ]
     )
-    return LaunchPlan(encoded=encoded, isolation=_isolation(rules.abi, groups, shared_network=shared_network))
+    return LaunchPlan(encoded=encoded, isolation=_isolation(host.landlock_abi, groups, shared_network=shared_network))
 
 
 def _namespaces(host: Host, *, shared_network: bool, base_id: int | None) -> Iterable[bytes]:
@@ -115,18 +113,23 @@ def _limits(resources: Resources) -> Iterable[bytes]:
     yield operation(Kind.OOM_SCORE, n0=_OOM_SCORE)
     yield operation(Kind.RLIMIT, n0=_RLIMIT_CORE)
     yield operation(Kind.RLIMIT, n0=_RLIMIT_NOFILE, v0=resources.open_files, v1=resources.open_files)
-    # void for the host's root, but no session runs as that (THREATS: RLIMIT_NPROC); the spawner counts too
-    yield operation(Kind.RLIMIT, n0=_RLIMIT_NPROC, v0=resources.pids + 1, v1=resources.pids + 1)
+    # void for the host's root, but no session runs as that; counted in the cell's own user namespace
+    pids = resources.pids + OWN_PROCESSES
+    yield operation(Kind.RLIMIT, n0=_RLIMIT_NPROC, v0=pids, v1=pids)
     if resources.address_space is not None:
         yield operation(Kind.RLIMIT, n0=_RLIMIT_AS, v0=resources.address_space, v1=resources.address_space)
 
 
-def _seccomp(arch: str, *, set_id: bool) -> Iterable[bytes]:
+@lru_cache(maxsize=4)
+def _confinement(arch: str, landlock_abi: int, *, set_id: bool) -> bytes:
+    """Capabilities, Landlock and seccomp: the same for every session of a kind."""
+    parts = [operation(Kind.CAPABILITIES, v0=CAPABILITIES), *landlock.ruleset(landlock_abi).operations()]
     try:
         for variant, debug in enumerate((False, True)):
-            yield operation(Kind.SECCOMP, seccomp.program(arch, debug=debug, set_id=set_id), n0=variant)
+            parts.append(operation(Kind.SECCOMP, seccomp.program(arch, debug=debug, set_id=set_id), n0=variant))
     except ValueError as error:
         raise InvalidRequest(f"{error}; Alcove's local backend runs on x86_64 and aarch64") from None
+    return b"".join(parts)
 
 
 def _isolation(landlock_abi: int, groups: Groups, *, shared_network: bool) -> str:

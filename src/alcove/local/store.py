@@ -36,6 +36,7 @@ _SLOTS = 24_000
 _BASE_ID = 0x2000_0000
 _RANGE = 65_536
 _BUSY_S = 10.0
+_SWEEP_EVERY = 64
 
 
 class Row(Struct, frozen=True):
@@ -69,6 +70,7 @@ class Store:
 
     def __init__(self, root: str | None) -> None:
         self.root = root or default_root()
+        self._ends = 0
         self._prepare_directories()
         try:
             self._db = sqlite3.connect(
@@ -123,13 +125,12 @@ class Store:
         version: int = self._db.execute("PRAGMA user_version").fetchone()[0]
         return version
 
-    def reserve(self, session_id: str, spec: bytes, *, ranged: bool) -> Row:
+    def reserve(self, session_id: str, key: str, spec: bytes, *, ranged: bool) -> Row:
         """Take an id (and a uid range) for a session that is about to be made.
 
         Raises:
             InvalidRequest: the id is in use, or was until less than a day ago.
         """
-        key = secrets.token_hex(8)
         now = time.time()
         for _ in range(64):
             slot = secrets.randbelow(_SLOTS) if ranged else None
@@ -168,7 +169,9 @@ class Store:
         """Leave a tombstone, and free the uid range: nothing of the session may be left when this is called."""
         now = time.time()
         self._db.execute("UPDATE sessions SET ended = ?, slot = NULL WHERE id = ? AND ended IS NULL", (now, session_id))
-        self._db.execute("DELETE FROM sessions WHERE ended < ?", (now - TOMBSTONE_S,))
+        self._ends += 1
+        if self._ends % _SWEEP_EVERY == 1:
+            self._db.execute("DELETE FROM sessions WHERE ended < ?", (now - TOMBSTONE_S,))
 
     def forget(self, session_id: str) -> None:
         """Take a row away whole."""

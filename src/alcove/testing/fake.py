@@ -134,9 +134,11 @@ class FakeBackend:
         self._sessions[session_id] = session
         return session.told(self.name)
 
-    async def attach_filesystem(self, session_id: str, mount: FilesystemMount) -> ResolvedMount:
+    async def attach_filesystem(self, session_id: str, mount: FilesystemMount) -> SandboxSession:
         """Add an empty directory with the mount's access; the host's is not read."""
-        return self._live(session_id).attach(mount)
+        session = self._live(session_id)
+        session.attach(mount)
+        return session.told(self.name)
 
     async def apply_network_policy(self, session_id: str, policy: Unrestricted | Limited) -> SandboxSession:
         """Note a policy; an allow-list is `Unsupported`."""

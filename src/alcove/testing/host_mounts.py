@@ -45,7 +45,7 @@ class HostMountCases(Cases):
     async def test_a_read_write_directory_attached_live(self, backend: SandboxBackend, host_directory: Path) -> None:
         async with self.live(backend) as session:
             mount = FilesystemMount(host_directory, "/data", FilesystemAccess.READ_WRITE)
-            assert (await backend.attach_filesystem(session.id, mount)).host_path == str(host_directory)
+            assert (await backend.attach_filesystem(session.id, mount)).mounts[-1].host_path == str(host_directory)
             written = await backend.exec(session.id, ExecRequest("tee", ["/data/made"], stdin="by the guest"))
             assert written.success
             assert (host_directory / "made").read_text() == "by the guest"

@@ -91,14 +91,15 @@ class MountCases(Cases):
 
     async def test_attach_adds_a_mount(self, backend: SandboxBackend) -> None:
         async with self.live(backend) as session:
-            resolved = await backend.attach_filesystem(session.id, FilesystemMount("", " /data/in/ ", READ_WRITE))
+            attached = await backend.attach_filesystem(session.id, FilesystemMount("", " /data/in/ ", READ_WRITE))
+            resolved = attached.mounts[-1]
             assert (resolved.target, resolved.access) == ("/data/in", READ_WRITE)
             assert await self.writes(backend, session, "/data/in/note")
 
     async def test_attach_read_only_refuses_writes(self, backend: SandboxBackend) -> None:
         async with self.live(backend) as session:
-            resolved = await backend.attach_filesystem(session.id, FilesystemMount("", "/data"))
-            assert resolved.access is READ_ONLY
+            attached = await backend.attach_filesystem(session.id, FilesystemMount("", "/data"))
+            assert attached.mounts[-1].access is READ_ONLY
             assert not await self.writes(backend, session, "/data/note")
 
     async def test_attach_of_a_taken_target_is_refused(self, backend: SandboxBackend) -> None:
@@ -110,7 +111,7 @@ class MountCases(Cases):
     async def test_the_memory_is_replaced_live_once(self, backend: SandboxBackend) -> None:
         mount = FilesystemMount("", MEMORY_MOUNT, READ_WRITE)
         async with self.live(backend) as session:
-            assert (await backend.attach_filesystem(session.id, mount)).target == MEMORY_MOUNT
+            assert (await backend.attach_filesystem(session.id, mount)).mounts[0].access is READ_WRITE
             assert await self.writes(backend, session, f"{MEMORY_MOUNT}/note")
             with pytest.raises(InvalidRequest):
                 await backend.attach_filesystem(session.id, mount)

@@ -1,0 +1,45 @@
+"""What each kernel version brings. The versions explain; whether a feature is there is always tried, never guessed."""
+
+from msgspec import Struct
+
+
+class Feature(Struct, frozen=True):
+    """A kernel feature, the version that brought it to mainline, and what a host without it lacks."""
+
+    name: str
+    since: tuple[int, int]
+    without: str
+
+
+#: Without one of these there are no sessions.
+REQUIRED = (
+    Feature("fsopen, fsmount, open_tree, move_mount", (5, 2), "no session: its root file system cannot be built"),
+    Feature("clone3, pidfd_open", (5, 3), "no session: its processes cannot be made or held safely"),
+    Feature("openat2", (5, 6), "no session: paths could not be resolved safely against a hostile guest"),
+    Feature("CLONE_INTO_CGROUP", (5, 7), "no session where cgroup v2 is in use"),
+    Feature("close_range", (5, 9), "no session: descriptors could leak into it"),
+    Feature("mount_setattr", (5, 12), "no session: host directories could not be shown read-only, all the way down"),
+)
+#: Without one of these a session says so, or what needs it is refused.
+BETTER = (
+    Feature("overlayfs in a user namespace", (5, 11), "no writable layers over host directories"),
+    Feature("idmapped mounts (ext4, xfs; btrfs 5.15, tmpfs 6.3)", (5, 12), "root attaches no host directories"),
+    Feature("Landlock ABI 1", (5, 13), "no second fence: `isolation` has no `landlock`"),
+    Feature("cgroup.kill", (5, 14), "killing by the pid namespace alone, which takes longer in a fork bomb"),
+    Feature("Landlock ABI 2 (link and rename across directories)", (5, 19), "such renames are refused inside"),
+    Feature("Landlock ABI 3 (truncate)", (6, 2), "truncation is left to file permissions"),
+    Feature("Landlock ABI 5 (ioctl on devices)", (6, 10), "device ioctls are left to the absence of devices"),
+    Feature("Landlock ABI 6 (signals, abstract sockets)", (6, 12), "the network policy `unrestricted` is refused"),
+)
+#: The first version that has all that is required.
+MINIMUM = max(feature.since for feature in REQUIRED)
+
+
+def lost(release: tuple[int, int]) -> list[Feature]:
+    """The features that a kernel of this version lacks, required ones first."""
+    return [feature for feature in (*REQUIRED, *BETTER) if feature.since > release]
+
+
+def version(release: tuple[int, int]) -> str:
+    """`6.12`."""
+    return f"{release[0]}.{release[1]}"

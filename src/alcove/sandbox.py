@@ -1,0 +1,480 @@
+"""`Sandbox` and `AsyncSandbox`: a session as a context manager, closed to the network unless asked otherwise.
+
+with Sandbox() as box:
+    print(box.run("echo hello from inside").stdout)
+"""
+
+import asyncio
+import os
+import weakref
+from base64 import b64encode
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Protocol, Self, cast
+
+from msgspec import Struct
+
+from alcove.contract import (
+    Duration,
+    ExecError,
+    ExecRequest,
+    ExecResult,
+    FilesystemAccess,
+    FilesystemMount,
+    InvalidRequest,
+    Limited,
+    ResourceLimits,
+    SandboxBackend,
+    SandboxSession,
+    SandboxSessionId,
+    SandboxSpec,
+    SandboxState,
+    SessionNotFound,
+    Unrestricted,
+    Unsupported,
+)
+from alcove.local import LocalSandbox, LocalSandboxConfig
+from alcove.portal import at_exit, portal
+from alcove.registry import load
+
+_NO_MAP: Mapping[str, str] = {}
+_NO_NETWORK = Limited()
+_TOLD_LINES = 5
+_TOLD_COMMAND = 200
+
+
+class CommandError(ExecError):
+    """A command run with `check=True` did not succeed; `result` is how it ended."""
+
+    def __init__(self, command: str, result: ExecResult) -> None:
+        super().__init__(_told(command, result))
+        self.command = command
+        self.result = result
+
+    def __reduce__(self) -> tuple[type["CommandError"], tuple[str, ExecResult]]:
+        return CommandError, (self.command, self.result)
+
+
+def _told(command: str, result: ExecResult) -> str:
+    shown = command if len(command) <= _TOLD_COMMAND else f"{command[:_TOLD_COMMAND]}…"
+    how = f"exited with code {result.exit_code}"
+    if result.timed_out:
+        how = "was killed at its timeout"
+    elif result.oom_killed:
+        how += ": it ran out of the session's memory"
+    elif result.signal is not None:
+        how += f": killed by signal {result.signal}"
+    return "\n".join([f"`{shown}` {how}", *result.stderr.rstrip().splitlines()[-_TOLD_LINES:]])
+
+
+def exec_request(
+    command: str | Sequence[str],
+    *,
+    cwd: str | None = None,
+    env: Mapping[str, str] = _NO_MAP,
+    stdin: str | bytes | None = None,
+    timeout: Duration | float | None = None,
+    user: str | None = None,
+) -> ExecRequest:
+    """Return the request of a shell's command line (a string) or of a program and its arguments (a list).
+
+    Raises:
+        InvalidRequest: there is no command, or a value has the wrong type.
+    """
+    words = ["sh", "-c", command] if isinstance(command, str) else list(command)
+    if not words or (isinstance(command, str) and not command.strip()):
+        raise InvalidRequest("exec command cannot be empty")
+    return ExecRequest(
+        words[0],
+        words[1:],
+        cwd=cwd,
+        env=env,
+        stdin=stdin if isinstance(stdin, str) else None,
+        timeout=timeout,
+        user=user,
+        stdin_base64=b64encode(stdin).decode() if isinstance(stdin, bytes | bytearray | memoryview) else None,
+    )
+
+
+# The session behind both classes
+
+
+class _Grip:
+    """A backend and a session on it, as the process `pid` holds them."""
+
+    def __init__(self, backend: SandboxBackend, session: SandboxSession, before: "_Grip | None" = None) -> None:
+        self.backend = backend
+        self.session = session
+        self.pid = os.getpid()
+        # what a fork inherited is kept untouched: to close the parent's database here would disturb the parent
+        self.before = before
+
+
+class _Made(Struct, frozen=True):
+    """A backend of the sandbox's own: made when it opens, closed when it is left."""
+
+    make: Callable[[], SandboxBackend]
+
+
+class _Lookup(Protocol):
+    def session(self, session_id: str) -> SandboxSession: ...
+
+
+#: The sessions that this process made and has to end.
+_owed: "set[_Live]" = set()
+
+
+class _Live:
+    """What a sandbox holds while it is open: the part of it that outlives its own collection."""
+
+    def __init__(self, source: SandboxBackend | _Made, wanted: SandboxSpec | SandboxSessionId, *, keep: bool) -> None:
+        self._source = source
+        self._wanted = wanted
+        self._keep = keep
+        self._grip: _Grip | None = None
+        self._ended: SandboxSessionId | None = None
+
+    @property
+    def session(self) -> SandboxSession:
+        return self._held().session
+
+    @property
+    def opened(self) -> bool:
+        return self._grip is not None
+
+    async def open(self) -> None:
+        if self._grip is not None:
+            return
+        if self._ended is not None:
+            raise SessionNotFound(self._ended)
+        backend = self._backend()
+        try:
+            if isinstance(self._wanted, SandboxSpec):
+                self._grip = _Grip(backend, await backend.provision(self._wanted))
+                if not self._keep:
+                    _owed.add(self)
+            else:
+                self._grip = _Grip(backend, _looked_up(backend, self._wanted))
+        except BaseException:
+            await self._close(backend)
+            raise
+
+    def _backend(self) -> SandboxBackend:
+        return self._source.make() if isinstance(self._source, _Made) else self._source
+
+    async def _close(self, backend: SandboxBackend) -> None:
+        close = getattr(backend, "aclose", None)
+        if isinstance(self._source, _Made) and close is not None:
+            await close()
+
+    def _held(self) -> _Grip:
+        grip = self._grip
+        if grip is None:
+            if self._ended is not None:
+                raise SessionNotFound(self._ended)
+            raise InvalidRequest("the sandbox is not open: use it as `with Sandbox() as box:`, or call start() first")
+        if grip.pid != os.getpid():
+            grip = self._grip = _Grip(self._backend(), grip.session, before=grip)
+        return grip
+
+    async def exec(self, request: ExecRequest) -> ExecResult:
+        grip = self._held()
+        return await grip.backend.exec(grip.session.id, request)
+
+    async def attach(self, mount: FilesystemMount) -> SandboxSession:
+        grip = self._held()
+        grip.session = await grip.backend.attach_filesystem(grip.session.id, mount)
+        return grip.session
+
+    async def terminate(self) -> None:
+        if self._grip is not None:
+            await _to_its_end(self._terminate())
+
+    async def _terminate(self) -> None:
+        grip = self._held()
+        await grip.backend.terminate(grip.session.id)
+        await self._leave()
+
+    async def leave(self) -> None:
+        """End what was made here, unless it is to be kept, or was inherited from a parent that forked."""
+        if self._grip is not None:
+            await _to_its_end(self._terminate() if self in _owed else self._leave())
+
+    async def _leave(self) -> None:
+        grip, self._grip = self._grip, None
+        _owed.discard(self)
+        if grip is not None:
+            self._ended = grip.session.id
+            if grip.pid == os.getpid():
+                await self._close(grip.backend)
+
+    def drop(self) -> None:
+        """The sandbox was collected while open: end it behind the back of whoever collects, who must not wait."""
+        if self._grip is not None and self in _owed:
+            portal().begin(self.leave())
+
+
+def _looked_up(backend: SandboxBackend, session_id: str) -> SandboxSession:
+    if not hasattr(backend, "session"):
+        raise Unsupported(backend.name, "connecting to a session by its id")
+    session = cast("_Lookup", backend).session(session_id)
+    if session.state is SandboxState.TERMINATED:
+        raise SessionNotFound(session_id)
+    return session
+
+
+async def _to_its_end(coroutine: Coroutine[Any, Any, None]) -> None:
+    """Wait for what must not be left half done; a cancellation is raised after it."""
+    task = asyncio.ensure_future(coroutine)
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait({task})
+        except asyncio.CancelledError as error:
+            cancelled = error
+    task.result()
+    if cancelled is not None:
+        raise cancelled
+
+
+def _end_what_is_owed() -> Coroutine[Any, Any, object] | None:
+    return _end_all(list(_owed)) if _owed else None
+
+
+async def _end_all(open_ones: list[_Live]) -> None:
+    for outcome in await asyncio.gather(*(live.leave() for live in open_ones), return_exceptions=True):
+        if isinstance(outcome, BaseException):
+            raise outcome
+
+
+at_exit(_end_what_is_owed)
+os.register_at_fork(after_in_child=_owed.clear)
+
+
+# The two classes
+
+
+class _Described:
+    """What both classes are made from."""
+
+    def __init__(  # noqa: PLR0913 - a spec, spelled out
+        self,
+        *,
+        session_id: str | None = None,
+        labels: Mapping[str, str] = _NO_MAP,
+        network: Unrestricted | Limited = _NO_NETWORK,
+        mounts: Iterable[FilesystemMount] = (),
+        wall_time: Duration | float | None = None,
+        cpu_count: int | None = None,
+        memory_mb: int | None = None,
+        idle_timeout: Duration | float | None = None,
+        rootfs: str = "host",
+        pids: int | None = None,
+        open_files: int | None = None,
+        disk_mb: int | None = None,
+        output_limit: int | None = None,
+        user: str | None = None,
+        best_effort: bool = False,
+        set_id: bool = False,
+        keep: bool = False,
+        config: LocalSandboxConfig | None = None,
+        backend: SandboxBackend | str | None = None,
+    ) -> None:
+        """Describe the session; it is made on entering the context (or by `start`).
+
+        Without arguments: no network, no host directory, the backend's default limits. `network` is a `NetworkPolicy`;
+        `wall_time` (of any single command) and `idle_timeout` are in seconds, `memory_mb` and `disk_mb` in MiB,
+        `output_limit` in bytes a stream. `best_effort` lets the backend leave out what this host cannot enforce;
+        `session.metadata` tells what it did. `config` configures the local backend; `backend` is another one, or its
+        name. What is made here ends when the context is left, with the interpreter at the latest, unless `keep`.
+
+        Raises:
+            InvalidRequest: a value has the wrong type or is out of range.
+        """
+        spec = SandboxSpec(
+            session_id,
+            labels,
+            network,
+            mounts,
+            ResourceLimits(wall_time, cpu_count, memory_mb, idle_timeout),
+            rootfs=rootfs,
+            pids=pids,
+            open_files=open_files,
+            disk_mb=disk_mb,
+            output_limit=output_limit,
+            user=user,
+            best_effort=best_effort,
+            set_id=set_id,
+        )
+        self._hold(_Live(_source(config, backend), spec, keep=keep))
+
+    def _hold(self, live: _Live) -> None:
+        self._live = live
+        # at exit the sessions that are owed end together, so not each by its finalizer
+        weakref.finalize(self, live.drop).atexit = False
+
+    @classmethod
+    def connect(
+        cls,
+        session_id: str,
+        *,
+        config: LocalSandboxConfig | None = None,
+        backend: SandboxBackend | str | None = None,
+    ) -> Self:
+        """Return a sandbox for a session that exists; leaving its context does not end the session.
+
+        Raises (on entering the context):
+            SessionNotFound: there is none of that id.
+            Unsupported: the backend cannot look a session up.
+        """
+        sandbox = cls.__new__(cls)
+        sandbox._hold(_Live(_source(config, backend), SandboxSessionId(session_id), keep=True))  # noqa: SLF001
+        return sandbox
+
+    @property
+    def session(self) -> SandboxSession:
+        """The session as its backend last told it.
+
+        Raises:
+            InvalidRequest: the sandbox is not open yet.
+            SessionNotFound: it was ended, or left.
+        """
+        return self._live.session
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._live.session.id if self._live.opened else 'not open'}>"
+
+
+def _source(config: LocalSandboxConfig | None, backend: SandboxBackend | str | None) -> SandboxBackend | _Made:
+    if backend is None or backend == "local":
+        return _Made(lambda: LocalSandbox(config))
+    if config is not None:
+        raise InvalidRequest("`config` is the local backend's: give it without `backend`, or leave it out")
+    return _Made(load(backend)) if isinstance(backend, str) else backend
+
+
+class AsyncSandbox(_Described):
+    """A session for `async with`."""
+
+    async def start(self) -> Self:
+        """Make the session (or find it, after `connect`); `async with` does it too.
+
+        Raises:
+            LifecycleError, Unsupported: the session cannot be made as wanted.
+            SessionNotFound: there is no such session to connect to, or this one was ended.
+        """
+        await self._live.open()
+        return self
+
+    async def __aenter__(self) -> Self:
+        return await self.start()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._live.leave()
+
+    async def run(
+        self,
+        command: str | Sequence[str],
+        *,
+        cwd: str | None = None,
+        env: Mapping[str, str] = _NO_MAP,
+        stdin: str | bytes | None = None,
+        timeout: Duration | float | None = None,  # noqa: ASYNC109 - the command's, told in its result
+        check: bool = False,
+        user: str | None = None,
+    ) -> ExecResult:
+        """Run a command to its end: a string is a line for `sh -c`, a list a program and its arguments.
+
+        `cwd` is relative to the session's start directory; `timeout` is in seconds. Cancelling kills the command.
+
+        Raises:
+            CommandError: with `check`, the command did not succeed.
+            ExecError: the command could not be started, or its end could not be told.
+        """
+        request = exec_request(command, cwd=cwd, env=env, stdin=stdin, timeout=timeout, user=user)
+        return _checked(command, await self.exec(request), check=check)
+
+    async def exec(self, request: ExecRequest) -> ExecResult:
+        """Run a request of the contract."""
+        return await self._live.exec(request)
+
+    async def attach(
+        self, source: str | os.PathLike[str], target: str, *, access: FilesystemAccess = FilesystemAccess.READ_ONLY
+    ) -> SandboxSession:
+        """Show the host directory `source` (empty: a fresh one) at `target`, and return the session as it is then."""
+        return await self._live.attach(FilesystemMount(source, target, access))
+
+    async def terminate(self) -> None:
+        """End the session and everything in it, also one that was kept or connected to; a second call returns."""
+        await self._live.terminate()
+
+
+class Sandbox(_Described):
+    """A session for `with`: in any thread, also in one that runs an event loop (a notebook)."""
+
+    def start(self) -> Self:
+        """Make the session (or find it, after `connect`); `with` does it too.
+
+        Raises:
+            LifecycleError, Unsupported: the session cannot be made as wanted.
+            SessionNotFound: there is no such session to connect to, or this one was ended.
+        """
+        try:
+            portal().call(self._live.open())
+        except BaseException:
+            # an interrupt can come when the session is there already
+            portal().call(self._live.leave())
+            raise
+        return self
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        portal().call(self._live.leave())
+
+    def run(
+        self,
+        command: str | Sequence[str],
+        *,
+        cwd: str | None = None,
+        env: Mapping[str, str] = _NO_MAP,
+        stdin: str | bytes | None = None,
+        timeout: Duration | float | None = None,
+        check: bool = False,
+        user: str | None = None,
+    ) -> ExecResult:
+        """Run a command to its end: a string is a line for `sh -c`, a list a program and its arguments.
+
+        `cwd` is relative to the session's start directory; `timeout` is in seconds. Ctrl-C kills the command.
+
+        Raises:
+            CommandError: with `check`, the command did not succeed.
+            ExecError: the command could not be started, or its end could not be told.
+        """
+        request = exec_request(command, cwd=cwd, env=env, stdin=stdin, timeout=timeout, user=user)
+        return _checked(command, self.exec(request), check=check)
+
+    def exec(self, request: ExecRequest) -> ExecResult:
+        """Run a request of the contract."""
+        return portal().call(self._live.exec(request))
+
+    def attach(
+        self, source: str | os.PathLike[str], target: str, *, access: FilesystemAccess = FilesystemAccess.READ_ONLY
+    ) -> SandboxSession:
+        """Show the host directory `source` (empty: a fresh one) at `target`, and return the session as it is then."""
+        return portal().call(self._live.attach(FilesystemMount(source, target, access)))
+
+    def terminate(self) -> None:
+        """End the session and everything in it, also one that was kept or connected to; a second call returns."""
+        portal().call(self._live.terminate())
+
+
+def _checked(command: str | Sequence[str], result: ExecResult, *, check: bool) -> ExecResult:
+    if check and not result.success:
+        raise CommandError(command if isinstance(command, str) else " ".join(command), result)
+    return result

@@ -1,0 +1,55 @@
+"""A backend over a store of the test's own, a live cell, and the check that the test leaves nothing."""
+
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from alcove.contract import Limited, SandboxSpec, Unrestricted
+from alcove.local.backend import LocalSandbox
+from alcove.local.config import LocalSandboxConfig
+from alcove.testing import no_leaks
+from tests.local.cell import Cell, live
+
+
+@pytest.fixture
+def as_root() -> bool:
+    return os.geteuid() == 0
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    return tmp_path / "store"
+
+
+@pytest.fixture
+def config(store: Path) -> LocalSandboxConfig:
+    """Return the configuration of `backend`; a class of tests overrides it."""
+    return LocalSandboxConfig(root_dir=str(store))
+
+
+@pytest_asyncio.fixture
+async def backend(config: LocalSandboxConfig, store: Path) -> AsyncIterator[LocalSandbox]:
+    backend = LocalSandbox(config)
+    try:
+        await _make_what_the_store_keeps(backend)
+        async with no_leaks(store):
+            yield backend
+    finally:
+        for session in backend.sessions():
+            await backend.terminate(session.id)
+        await backend.aclose()
+
+
+async def _make_what_the_store_keeps(backend: LocalSandbox) -> None:
+    """Provision once for each set of generated files, which later sessions share."""
+    for policy in (Limited(), Unrestricted()):
+        await backend.terminate((await backend.provision(SandboxSpec(network_policy=policy))).id)
+
+
+@pytest_asyncio.fixture
+async def cell(backend: LocalSandbox) -> AsyncIterator[Cell]:
+    async with live(backend) as cell:
+        yield cell
