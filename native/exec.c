@@ -25,7 +25,15 @@
 enum {
     PASS_MS = 2,      /* between two sweeps of the tree */
     STOP_AFTER = 10,  /* sweeps, before the session is stopped for the rest of the sweep */
+    REQUEST_FDS = 8,
+    REQUEST_MS = 10000, /* from the connection to its request */
     ALL_AFTER = 100,  /* sweeps, before everything in the session is killed */
+};
+
+struct request {
+    char data[1 << 16];
+    size_t size;
+    int fds[REQUEST_FDS], count;
 };
 
 struct command {
@@ -44,7 +52,7 @@ static _Noreturn void answer(int connection, uint32_t outcome, int status, int s
 
 /* ---- the request ---- */
 
-static int load_body(const struct exec_request *request, struct plan *plan, int *fds)
+static int load_body(const struct request *request, struct plan *plan, int *fds)
 {
     struct op op;
     if (!plan_find(plan, OP_BODY, &op))
@@ -60,7 +68,7 @@ static int load_body(const struct exec_request *request, struct plan *plan, int 
     return plan_check(plan);
 }
 
-static int load_stdio(const struct exec_request *request, const struct op *op, struct command *command, int fds)
+static int load_stdio(const struct request *request, const struct op *op, struct command *command, int fds)
 {
     for (int i = 0, taken = 0; i < 3; i++) {
         command->stdio[i] = -1;
@@ -73,7 +81,7 @@ static int load_stdio(const struct exec_request *request, const struct op *op, s
     return 0;
 }
 
-static int load(const struct exec_request *request, struct command *command)
+static int load(const struct request *request, struct command *command)
 {
     struct op op;
     int fds = request->count;
@@ -188,14 +196,14 @@ static int exec_in_path(char **argv, char **env)
     }
 }
 
-static _Noreturn void run(const struct command *command, const struct exec_request *request, struct exec_slot *slot)
+static _Noreturn void run(const struct command *command, const struct op *open_files, struct exec_slot *slot)
 {
     sigset_t none;
     sigemptyset(&none);
     setsid();
     connect_stdio(command, slot);
-    if (request->open_files->kind) {
-        struct rlimit limit = {request->open_files->v0, request->open_files->v1};
+    if (open_files->kind) {
+        struct rlimit limit = {open_files->v0, open_files->v1};
         if (setrlimit(RLIMIT_NOFILE, &limit) < 0)
             stop(slot, STEP_REQUEST);
     }
@@ -314,26 +322,40 @@ static _Noreturn void watch(int connection, pid_t command, struct exec_slot *slo
     answer(connection, EXEC_EXITED, status, STEP_NONE, 0);
 }
 
-void exec_monitor(int connection, const struct exec_request *request, struct exec_slot *slot)
+static void receive(int connection, struct request *request)
 {
-    title_set("alcove-exec");
+    struct pollfd caller = {.fd = connection, .events = POLLIN};
+    request->count = REQUEST_FDS;
+    ssize_t size = -1;
+    if (poll(&caller, 1, REQUEST_MS) == 1)
+        size = message_receive(connection, request->data, sizeof request->data, request->fds, &request->count);
+    if (size <= 0)
+        _exit(0); /* the caller went away, or never said what it wants */
+    request->size = (size_t)size;
+}
+
+void exec_monitor(int connection, const struct op *open_files, struct exec_slot *slot)
+{
+    static struct request request;
     struct command command = {0};
-    if (load(request, &command) < 0)
-        answer(connection, EXEC_FAILED, 0, STEP_REQUEST, EINVAL);
-    if (open_tty(&command, connection) < 0)
-        answer(connection, EXEC_FAILED, 0, STEP_TTY, errno);
+    title_set("alcove-exec");
     /* every signal but KILL and STOP stays blocked: a guest's kill(-1, SIGTERM) is not for us */
     struct sigaction action = {.sa_handler = nothing};
     sigaction(SIGCHLD, &action, NULL);
     prctl(PR_SET_CHILD_SUBREAPER, 1);
-    pid_t pid = (pid_t)syscall(SYS_clone, SIGCHLD, 0, 0, 0, 0);
+    receive(connection, &request);
+    if (load(&request, &command) < 0)
+        answer(connection, EXEC_FAILED, 0, STEP_REQUEST, EINVAL);
+    if (open_tty(&command, connection) < 0)
+        answer(connection, EXEC_FAILED, 0, STEP_TTY, errno);
+    pid_t pid = vfork();
     if (pid == 0)
-        run(&command, request, slot);
+        run(&command, open_files, slot);
     if (pid < 0)
         answer(connection, EXEC_FAILED, 0, STEP_FORK, errno);
     slot->command = pid;
-    for (int i = 0; i < request->count; i++)
-        close(request->fds[i]); /* the command's end of its pipes must be the command's alone */
+    for (int i = 0; i < request.count; i++)
+        close(request.fds[i]); /* the command's end of its pipes must be the command's alone */
     if (command.tty)
         close(command.stdio[0]);
     watch(connection, pid, slot);

@@ -77,8 +77,6 @@ static void build_root(const struct op *op, struct mounts *mounts)
 {
     mounts->root = tmpfs(op->v0, op->v1, 0755, SYS_MOUNT_ATTR_NOSUID | SYS_MOUNT_ATTR_NODEV);
     CHECK(mounts->root, "mount", "the root tmpfs");
-    mounts->empty = tmpfs(4096, 2, 0555, SYS_MOUNT_ATTR_NOSUID | SYS_MOUNT_ATTR_NODEV | SYS_MOUNT_ATTR_RDONLY);
-    CHECK(mounts->empty, "mount", "the empty directory");
     CHECK(sys_move_mount(mounts->root, "", AT_FDCWD, "/", SYS_MOVE_MOUNT_F_EMPTY_PATH), "mount", "the root over /");
     mounts->scratch = sys_open_tree(mounts->root, "", SYS_OPEN_TREE_CLONE | SYS_OPEN_TREE_CLOEXEC | SYS_AT_EMPTY_PATH);
     CHECK(mounts->scratch, "open_tree", "the root");
@@ -131,6 +129,14 @@ static void build_tmpfs(const struct op *op, const struct mounts *mounts)
     close(mount);
 }
 
+static void build_writable(const struct op *op, const struct mounts *mounts)
+{
+    int view = sys_open_tree(mounts->scratch, op->s0, SYS_OPEN_TREE_CLONE | SYS_OPEN_TREE_CLOEXEC);
+    CHECK(view, "mount", op->s0);
+    CHECK(mount_move(view, mounts->root, op->s0), "move_mount", op->s0);
+    close(view);
+}
+
 static void build_devpts(const struct op *op, const struct mounts *mounts)
 {
     int fs = sys_fsopen("devpts", SYS_FSOPEN_CLOEXEC);
@@ -181,6 +187,7 @@ void mounts_build(const struct plan *plan, struct mounts *mounts)
         case OP_FILE: build_file(&op, mounts); break;
         case OP_TREE: build_tree(&op, mounts, &taken, &handed); break;
         case OP_TMPFS: build_tmpfs(&op, mounts); break;
+        case OP_WRITABLE: build_writable(&op, mounts); break;
         case OP_DEVPTS: build_devpts(&op, mounts); break;
         case OP_UNSTAGE: CHECK(umount2(op.s0, MNT_DETACH), "umount", op.s0); break;
         case OP_OVERLAY: {
@@ -216,9 +223,10 @@ static void mask(const struct op *op, const struct mounts *mounts)
     if (fstatat(mounts->root, op->s0, &found, AT_SYMLINK_NOFOLLOW) < 0)
         return; /* this kernel has no such file */
     int cover = S_ISDIR(found.st_mode)
-        ? sys_open_tree(mounts->empty, "", SYS_OPEN_TREE_CLONE | SYS_OPEN_TREE_CLOEXEC | SYS_AT_EMPTY_PATH)
+        ? sys_open_tree(mounts->scratch, mounts->empty, SYS_OPEN_TREE_CLONE | SYS_OPEN_TREE_CLOEXEC)
         : sys_open_tree(mounts->root, "dev/null", SYS_OPEN_TREE_CLONE | SYS_OPEN_TREE_CLOEXEC);
     CHECK(cover, "mask", op->s0);
+    CHECK(mount_set(cover, SYS_MOUNT_ATTR_RDONLY, 0), "mask", op->s0);
     CHECK(mount_move(cover, mounts->root, op->s0), "mask", op->s0);
     close(cover);
 }
@@ -233,19 +241,20 @@ static void readonly(const struct op *op, const struct mounts *mounts)
     close(view);
 }
 
-void mounts_mask(const struct plan *plan, const struct mounts *mounts)
+void mounts_mask(const struct plan *plan, struct mounts *mounts)
 {
     struct plan_cursor cursor = plan_begin(plan);
     struct op op;
     while (plan_next(&cursor, &op) == 1) {
-        if (op.kind == OP_MASK)
+        if (op.kind == OP_PROC)
+            mounts->empty = op.s0; /* beneath the proc mount lies an empty directory, to be seen by way of `scratch` */
+        else if (op.kind == OP_MASK)
             mask(&op, mounts);
         else if (op.kind == OP_READONLY)
             readonly(&op, mounts);
         else if (op.kind == OP_SEAL)
             CHECK(mount_set(mounts->root, SYS_MOUNT_ATTR_RDONLY, 0), "read-only root", "");
     }
-    close(mounts->empty);
 }
 
 void mounts_pivot(void)

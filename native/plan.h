@@ -36,7 +36,8 @@ enum op_kind {
     OP_OVERLAY,   /* s0 path, s1 lower, flags; upper and work follow as OP_OVERLAY_UPPER */
     OP_OVERLAY_UPPER, /* s0 upper, s1 work */
     OP_UNSTAGE,       /* s0: unmount it again; overlays keep their own hold on layers */
-    OP_PROC,          /* s0 path */
+    OP_WRITABLE,      /* s0 path: a directory of the root's that stays writable when it is sealed */
+    OP_PROC,          /* s0 path; also an empty directory to hide others behind */
     OP_DEVPTS,        /* s0 path */
     OP_MASK,          /* s0 path: hide it, if it is there */
     OP_READONLY,      /* s0 path: a read-only view of itself */

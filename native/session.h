@@ -55,12 +55,12 @@ int hostside_owner_userns(uint32_t uid_on_disk, uint32_t uid_inside, uint32_t gi
 struct mounts {
     int root;          /* the new root, as a mount */
     int scratch;       /* the same, writable for ever: where mount points are made */
-    int empty;         /* an empty read-only directory, as a detached mount */
+    const char *empty; /* the path of an empty directory in `scratch` */
     const int *trees;  /* handed over by hostside_serve, in plan order */
     const char *present;
 };
 void mounts_build(const struct plan *plan, struct mounts *mounts);
-void mounts_mask(const struct plan *plan, const struct mounts *mounts); /* what needs /proc to be there */
+void mounts_mask(const struct plan *plan, struct mounts *mounts); /* what needs /proc to be there */
 void mounts_pivot(void);
 int mount_proc(const char *path, int root);
 int mount_set(int tree, uint64_t attributes, int recursive);
@@ -100,14 +100,8 @@ struct exec_message {
     int32_t status; /* as from waitpid(2) */
     int32_t step, error;
 };
-struct exec_request {
-    const char *data;
-    size_t size;
-    const int *fds;
-    int count;
-    const struct op *open_files; /* RLIMIT_NOFILE is the command's, not the spawner's */
-};
-_Noreturn void exec_monitor(int connection, const struct exec_request *request, struct exec_slot *slot);
+/* open_files: RLIMIT_NOFILE is the command's, not the spawner's. */
+_Noreturn void exec_monitor(int connection, const struct op *open_files, struct exec_slot *slot);
 
 /* ---- users.c: who a command runs as, from the cell's own /etc/passwd ---- */
 struct identity {

@@ -17,7 +17,7 @@
 #include <sys/socket.h>
 #include <sys/wait.h>
 
-enum { MOST_EXECS = 4096, REQUEST_FDS = 8, LOST = -1 };
+enum { MOST_EXECS = 4096, LOST = -1 };
 
 struct running {
     pid_t monitor;
@@ -27,7 +27,6 @@ struct running {
 static struct exec_slot *slots; /* shared with monitors and commands */
 static struct running running[MOST_EXECS];
 static struct op open_files;
-static char request[1 << 16];
 
 /* ---- entering ---- */
 
@@ -113,7 +112,7 @@ void spawner_enter(const struct plan *plan, int warden, int host_proc, uint32_t 
 
 /* ---- serving ---- */
 
-enum door { DOOR_SIGNALS, DOOR_LISTENER, DOOR_REAPED, DOOR_REQUEST, DOOR_LOST };
+enum door { DOOR_SIGNALS, DOOR_LISTENER, DOOR_REAPED, DOOR_LOST };
 
 static void watch_fd(int epoll, int fd, enum door door)
 {
@@ -137,28 +136,24 @@ static void refuse(int connection, int step, int error)
     close(connection);
 }
 
+/* The monitor is born before its request has come, so that the caller can prepare meanwhile. */
 static void start(int connection)
 {
-    int fds[REQUEST_FDS], count = REQUEST_FDS;
-    ssize_t size = message_receive(connection, request, sizeof request, fds, &count);
     int slot = free_slot();
-    if (size <= 0 || slot < 0) {
-        refuse(connection, STEP_REQUEST, size < 0 ? errno : EMFILE);
-    } else {
-        slots[slot] = (struct exec_slot){0};
-        pid_t pid = (pid_t)syscall(SYS_clone, SIGCHLD, 0, 0, 0, 0);
-        if (pid == 0) {
-            struct exec_request message = {request, (size_t)size, fds, count, &open_files};
-            prctl(PR_SET_PDEATHSIG, SIGKILL);
-            exec_monitor(connection, &message, &slots[slot]);
-        }
-        if (pid < 0)
-            refuse(connection, STEP_FORK, errno);
-        else
-            running[slot] = (struct running){pid, connection};
+    if (slot < 0) {
+        refuse(connection, STEP_REQUEST, EMFILE);
+        return;
     }
-    for (int i = 0; i < count; i++)
-        close(fds[i]);
+    slots[slot] = (struct exec_slot){0};
+    pid_t pid = (pid_t)syscall(SYS_clone, SIGCHLD, 0, 0, 0, 0);
+    if (pid == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        exec_monitor(connection, &open_files, &slots[slot]);
+    }
+    if (pid < 0)
+        refuse(connection, STEP_FORK, errno);
+    else
+        running[slot] = (struct running){pid, connection};
 }
 
 static void finish(struct running *exec)
@@ -212,11 +207,11 @@ static void read_orphans(int epoll, int reaped)
 
 /* ---- the loop ---- */
 
-static void accept_all(int epoll, int listener)
+static void accept_all(int listener)
 {
     int connection;
     while ((connection = accept4(listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK)) >= 0)
-        watch_fd(epoll, connection, DOOR_REQUEST);
+        start(connection);
 }
 
 static void drop_signals(int signals)
@@ -234,15 +229,11 @@ static void serve(int epoll, enum door door, int fd)
         reap_monitors(epoll);
         break;
     case DOOR_LISTENER:
-        accept_all(epoll, fd);
+        accept_all(fd);
         break;
     case DOOR_REAPED:
         reap_monitors(epoll); /* a monitor is waitable before init can reap its orphans: learn of its death first */
         read_orphans(epoll, fd);
-        break;
-    case DOOR_REQUEST:
-        epoll_ctl(epoll, EPOLL_CTL_DEL, fd, NULL);
-        start(fd);
         break;
     case DOOR_LOST:
         _exit(1); /* a tree without a monitor is to be killed: end the cell, which kills everything */

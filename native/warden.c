@@ -268,7 +268,7 @@ static void build(struct warden *warden, struct mounts *mounts)
 
 /* What the cell's processes need of each other, as far as it can go on side by side: init confines itself and the
  * spawner enters while the last mounts are made; the spawner confines itself once they are. */
-static void populate(struct warden *warden, const struct mounts *mounts, int spawner, int reaped)
+static void populate(struct warden *warden, struct mounts *mounts, int spawner, int reaped)
 {
     int init;
     warden->init = init_birth(warden->plan, mounts, warden->host_proc, reaped, &warden->cell_pidns, &init);

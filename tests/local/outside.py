@@ -97,3 +97,14 @@ async def one(mark: str) -> int:
 
 async def gone(mark: str, within: float = SOON) -> None:
     await until(lambda: not bearing(mark), f"{mark}: {bearing(mark)} still there", within)
+
+
+async def one_of(mark: str, program: str) -> int:
+    """Return the one process of `program` that bears `mark`, as soon as it is there."""
+
+    def found() -> list[int]:
+        return [pid for pid in bearing(mark) if command_line(pid)[:1] == [program]]
+
+    await until(found, f"no {program} bears {mark}")
+    (pid,) = found()
+    return pid

@@ -415,12 +415,17 @@ class LocalSandbox:
             owner=live.base_id,
         )
         connection = await self._connect(live, debug=request.debug)
-        outcome = await Execution(
+        execution = Execution(
             connection,
             command,
             end_session=lambda: self._end_now(live),
             leave=lambda fds: control.leave_pipes(live.directory, fds),
-        ).run()
+        )
+        try:
+            outcome = await execution.run()
+        finally:
+            if execution.session_ended:  # the next exec must not meet what is still on its way out
+                await asyncio.shield(self._stop(live.record.processes, live.record.groups))
         return self._result(live, outcome, raw=request.raw)
 
     async def _connect(self, live: LiveSession, *, debug: bool = False) -> socket.socket:
@@ -605,12 +610,25 @@ class LocalSandbox:
         self._refuse_policy(policy)
         live = self._session(session_id)
         if type(policy) is not type(live.spec.network_policy):
-            async with live.lock:
-                await self._stop_for_policy(live)
-                live.spec = replace(live.spec, network_policy=policy)
-                live.record = replace(live.record, processes=None)
-                self._store.save(live.id, record=records.encode(live.record), spec=to_json(live.spec))
+            await self._switch_network(live, policy)
         return self.session(session_id)
+
+    async def _switch_network(self, live: LiveSession, policy: Unrestricted | Limited) -> None:
+        """A process keeps the network namespace it was born in: the session's processes are made anew, over its files."""
+        before = live.spec
+        async with live.lock:
+            await self._stop_for_policy(live)
+            self._save_policy(live, replace(before, network_policy=policy))
+        try:
+            await self._restart(live)
+        except SandboxError as error:
+            self._save_policy(live, before)
+            raise NetworkPolicyError(f"the old policy stays: {error}") from None
+
+    def _save_policy(self, live: LiveSession, spec: SandboxSpec) -> None:
+        live.spec = spec
+        live.record = replace(live.record, processes=None)
+        self._store.save(live.id, record=records.encode(live.record), spec=to_json(spec))
 
     async def _stop_for_policy(self, live: LiveSession) -> None:
         """A process cannot change its network namespace: the session's are made anew at the next exec."""

@@ -75,6 +75,8 @@ class Execution:
         self._captures: dict[int, Capture] = {}
         self._killing = False
         self._timed_out = False
+        #: True when the session's processes ended under the command, or had to be ended to end it.
+        self.session_ended = False
 
     async def run(self) -> Outcome:
         """Run to the end.
@@ -193,6 +195,7 @@ class Execution:
             self._done.set_exception(self._failure(_STEPS[step], error))
 
     def _lost(self) -> None:
+        self.session_ended = True
         if self._killing:
             self._done.set_result(None)  # the kill took the whole session, this tree with it
         else:
@@ -241,6 +244,7 @@ class Execution:
     def _escalate(self) -> None:
         if self._done.done():
             return
+        self.session_ended = True
         self._end_session()
         self._after(_GIVE_UP_AFTER_S, self._give_up)
 

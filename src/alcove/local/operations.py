@@ -36,11 +36,12 @@ class Kind:
     OVERLAY = 38
     OVERLAY_UPPER = 39
     UNSTAGE = 40
-    PROC = 41
-    DEVPTS = 42
-    MASK = 43
-    READONLY = 44
-    SEAL = 45
+    WRITABLE = 41
+    PROC = 42
+    DEVPTS = 43
+    MASK = 44
+    READONLY = 45
+    SEAL = 46
     ARGV = 64
     ENV = 65
     FALLBACK_ARGV = 66

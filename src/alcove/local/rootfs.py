@@ -43,9 +43,8 @@ _MASKED = (
     "proc/timer_list",
 )
 _READ_ONLY = Tree.RDONLY | Tree.NOSUID | Tree.NODEV
-_ROOT_BYTES = 1 << 20
-_ROOT_INODES = 2048
-_RUN_BYTES = 16 << 20
+_ROOT_BYTES = 16 << 20  # /run is a part of it
+_ROOT_INODES = 8192
 _SHM_BYTES = 256 << 20
 
 
@@ -173,7 +172,7 @@ def _devices(layout: Layout, shm_bytes: int) -> Iterator[bytes]:
     flags = Tree.NOSUID | Tree.NODEV
     yield operation(Kind.TMPFS, "dev/shm", v0=shm_bytes, v1=65_536, n0=0o1777, flags=flags)
     yield operation(Kind.DIRECTORY, "run", n0=0o755)
-    yield operation(Kind.TMPFS, "run", v0=_RUN_BYTES, v1=4096, n0=0o755, flags=flags)
+    yield operation(Kind.WRITABLE, "run")
     yield operation(Kind.DIRECTORY, "run/lock", n0=0o1777)
 
 

@@ -4,11 +4,12 @@ from msgspec import Struct
 
 
 class Feature(Struct, frozen=True):
-    """A kernel feature, the version that brought it to mainline, and what a host without it lacks."""
+    """A kernel feature, the version that brought it to mainline, what a host without it lacks, its Landlock ABI."""
 
     name: str
     since: tuple[int, int]
     without: str
+    landlock: int = 0
 
 
 #: Without one of these there are no sessions.
@@ -24,12 +25,12 @@ REQUIRED = (
 BETTER = (
     Feature("overlayfs in a user namespace", (5, 11), "no writable layers over host directories"),
     Feature("idmapped mounts (ext4, xfs; btrfs 5.15, tmpfs 6.3)", (5, 12), "root attaches no host directories"),
-    Feature("Landlock ABI 1", (5, 13), "no second fence: `isolation` has no `landlock`"),
+    Feature("Landlock ABI 1", (5, 13), "no second fence: `isolation` has no `landlock`", 1),
     Feature("cgroup.kill", (5, 14), "killing by the pid namespace alone, which takes longer in a fork bomb"),
-    Feature("Landlock ABI 2 (link and rename across directories)", (5, 19), "such renames are refused inside"),
-    Feature("Landlock ABI 3 (truncate)", (6, 2), "truncation is left to file permissions"),
-    Feature("Landlock ABI 5 (ioctl on devices)", (6, 10), "device ioctls are left to the absence of devices"),
-    Feature("Landlock ABI 6 (signals, abstract sockets)", (6, 12), "the network policy `unrestricted` is refused"),
+    Feature("Landlock ABI 2 (rename across directories)", (5, 19), "such a rename is EXDEV; `mv` copies", 2),
+    Feature("Landlock ABI 3 (truncate)", (6, 2), "truncation is left to file permissions", 3),
+    Feature("Landlock ABI 5 (ioctl on devices)", (6, 10), "such ioctls are left to the absence of devices", 5),
+    Feature("Landlock ABI 6 (signals, abstract sockets)", (6, 12), "the network policy `unrestricted` is refused", 6),
 )
 #: The first version that has all that is required.
 MINIMUM = max(feature.since for feature in REQUIRED)

@@ -34,6 +34,4 @@ class Report(Struct, frozen=True):
 
 def report(host: dict[str, str], findings: list[Finding]) -> Report:
     """Make a report: it is `ok` when nothing is missing."""
-    return Report(
-        ok=all(finding.status != "missing" for finding in findings), host=host, findings=tuple(findings)
-    )
+    return Report(ok=all(finding.status != "missing" for finding in findings), host=host, findings=tuple(findings))

@@ -1,0 +1,60 @@
+"""What people read when Alcove failed: on stderr, with the exit code that says so."""
+
+import os
+import sys
+from collections.abc import Iterable
+
+from alcove.contract import InvalidRequest, SandboxError, SessionNotFound
+from alcove.contract.errors import DetailedError
+
+#: Exit codes of the command line's own, as env(1), timeout(1) and docker(1) have them.
+FAILED = 125
+TIMED_OUT = 124
+
+_RED, _PLAIN = "\033[31m", "\033[0m"
+_MOST_SHOWN = 5
+
+
+def warn(message: str) -> None:
+    """Write a message to stderr, under the program's name."""
+    name = f"{_RED}alcove:{_PLAIN}" if colours(2) else "alcove:"
+    text = f"{name} {message}\n"
+    try:
+        os.write(2, text.encode("utf-8", "backslashreplace"))
+    except OSError:
+        pass  # nobody hears us; the exit code tells it too
+
+
+def colours(fd: int) -> bool:
+    """Tell whether to write colours to a descriptor: it is a terminal, and nobody said otherwise (no-color.org)."""
+    return os.isatty(fd) and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def told(error: SandboxError) -> str:
+    """Return an error for a person: a refused request without the words that frame it on the wire."""
+    return error.detail if isinstance(error, DetailedError) else str(error)
+
+
+def not_found(error: SessionNotFound, known: Iterable[str]) -> InvalidRequest:
+    """Return the error for an id that names no session, with those that the caller may have meant."""
+    from difflib import get_close_matches
+
+    ids = list(known)
+    close = get_close_matches(error.session_id, ids, n=_MOST_SHOWN, cutoff=0.5)
+    close += [name for name in ids if name.startswith(error.session_id) and name not in close]
+    if close:
+        advice = f"did you mean {', '.join(close[:_MOST_SHOWN])}?"
+    elif ids:
+        shown = ", ".join(ids[:_MOST_SHOWN])
+        advice = f"there are: {shown}{' …' if len(ids) > _MOST_SHOWN else ''} (`alcove ls`)"
+    else:
+        advice = "there is no session yet; make one: alcove create"
+    return InvalidRequest(f"{error}\n  {advice}")
+
+
+def terminal_width() -> int:
+    """Return the columns of the terminal on stdout, or a common width."""
+    try:
+        return os.get_terminal_size(1).columns
+    except OSError:
+        return int(os.environ.get("COLUMNS") or 80) if sys.stdout is not None else 80

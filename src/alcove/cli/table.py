@@ -1,0 +1,130 @@
+"""Every command and option of `alcove`."""
+
+from alcove.cli import values
+from alcove.cli.grammar import Command, Commands, Option
+
+_ALLOW_ROOT_OWNED = Option("--allow-root-owned", "", "allow read-write mounts of directories that belong to root")
+_MOUNT_OPTION = Option(
+    "--mount",
+    "SRC:DST[:ro|rw]",
+    "show the host's SRC at DST inside, read-only unless rw; an empty SRC is a fresh directory",
+    short="-m",
+    parse=values.mount,
+    many=True,
+)
+
+# What a session is made from
+_SESSION = (
+    Option("--net", "", "share the host's network; without it there is none"),
+    _MOUNT_OPTION,
+    Option("--cpus", "N", "at most N processors", parse=values.count),
+    Option("--memory", "SIZE", "at most so much memory: 512M, 2G", parse=values.mebibytes),
+    Option("--pids", "N", "at most N processes", parse=values.count),
+    Option("--open-files", "N", "at most N open files of a process", parse=values.count),
+    Option("--id", "ID", "the session's id, else one is made up"),
+    Option("--label", "KEY=VALUE", "a label of the session", parse=values.label, many=True),
+    Option("--owned", "", "let the guest's root own a copy-on-write view of the host's system (as root only)"),
+    Option("--set-id", "", "let the guest make set-id files, as package managers must; excludes rw mounts"),
+    _ALLOW_ROOT_OWNED,
+    Option("--best-effort", "", "leave out limits that this host cannot enforce; `alcove show` tells which"),
+)
+
+# What a command is run with
+_EXEC = (
+    Option("--timeout", "TIME", "kill it after 10, 1.5s, 2m; the exit code is then 124", parse=values.seconds),
+    Option("--env", "NAME[=VALUE]", "set a variable, or pass on one of yours", short="-e", parse=values.variable, many=True),
+    Option("--cwd", "DIR", "start in DIR, relative to /workspace", short="-w"),
+    Option("--user", "USER", "run as this user of the session, a name or a uid", short="-u"),
+)
+_RESULT = (
+    Option("--json", "", "print the result as JSON instead of the output"),
+    Option("--raw", "", "with --json: the output's bytes too, as base64"),
+    Option("--output-limit", "SIZE", "with --json: keep so much of each stream", parse=values.size),
+)
+_JSON = Option("--json", "", "print JSON")
+_ARGV = "COMMAND [ARGUMENT…]"
+
+COMMANDS = Commands(
+    [
+        Command(
+            "run",
+            "alcove.cli.run:run",
+            "run a command in a session of its own, which then ends",
+            argv=_ARGV,
+            options=(*_SESSION, *_EXEC, *_RESULT, Option("--keep", "", "keep the session; its id is told on stderr")),
+            about="The exit code is the command's: 128+N when signal N killed it, 124 at its timeout. 125: Alcove failed.",
+        ),
+        Command(
+            "shell",
+            "alcove.cli.shell:shell",
+            "open a terminal in a session, or in one of its own",
+            words=("[ID]",),
+            argv="[-- COMMAND [ARGUMENT…]]",
+            options=(*_SESSION, *_EXEC, Option("--keep", "", "keep the session; its id is told on stderr")),
+        ),
+        Command(
+            "create",
+            "alcove.cli.sessions:create",
+            "make a session and print its id",
+            options=(
+                *_SESSION,
+                Option("--timeout", "TIME", "kill any of its commands after so long", parse=values.seconds),
+                Option("--user", "USER", "the user of its commands", short="-u"),
+                _JSON,
+            ),
+        ),
+        Command(
+            "exec",
+            "alcove.cli.run:exec_",
+            "run a command in a session",
+            words=("ID",),
+            argv=_ARGV,
+            options=(*_EXEC, *_RESULT),
+            about="The exit code is the command's, as in `alcove run`.",
+        ),
+        Command(
+            "ls",
+            "alcove.cli.sessions:ls",
+            "list the sessions",
+            options=(
+                Option("--all", "", "those that ended within a day, too", short="-a"),
+                Option("--label", "KEY=VALUE", "only those with this label", parse=values.label, many=True),
+                Option("--quiet", "", "ids only", short="-q"),
+                _JSON,
+            ),
+        ),
+        Command("show", "alcove.cli.sessions:show", "show what a session is", words=("ID",), options=(_JSON,)),
+        Command(
+            "mount",
+            "alcove.cli.sessions:mount",
+            "show a host directory in a live session",
+            words=("ID", "SRC:DST[:ro|rw]"),
+            options=(_ALLOW_ROOT_OWNED, _JSON),
+        ),
+        Command(
+            "net",
+            "alcove.cli.sessions:net",
+            "show or change a session's network",
+            words=("ID", "[none|host]"),
+            options=(_JSON,),
+        ),
+        Command(
+            "rm",
+            "alcove.cli.sessions:rm",
+            "end sessions and all that is in them",
+            words=("[ID…]",),
+            options=(Option("--all", "", "every session", short="-a"),),
+        ),
+        Command("doctor", "alcove.cli.doctor:doctor", "tell what this host can enforce", options=(_JSON,)),
+        Command(
+            "completion",
+            "alcove.cli.completion:completion",
+            "print a shell's completion script",
+            words=("bash|zsh|fish",),
+            about='For example, in ~/.bashrc: eval "$(alcove completion bash)"',
+        ),
+        Command("version", "alcove.cli.help:version", "print the version"),
+        Command("help", "alcove.cli.help:overview", "show this help", hidden=True),
+        Command("__complete", "alcove.cli.completion:complete", "", argv="[-- WORD…]", hidden=True),
+    ]
+)

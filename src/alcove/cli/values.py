@@ -1,0 +1,81 @@
+"""Texts of the command line as values; this is the only place that reads `512M` or `2m`. Each raises `ValueError`."""
+
+import os
+import re
+
+from alcove.contract import FilesystemAccess, FilesystemMount
+
+_MOUNT = "write it as SRC:DST, SRC:DST:ro or SRC:DST:rw, for example ./data:/workspace/data:ro"
+_ACCESS = {"ro": FilesystemAccess.READ_ONLY, "rw": FilesystemAccess.READ_WRITE}
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)([KMGT])(?:i?B)?", re.IGNORECASE)
+_SHIFTS = {"K": 10, "M": 20, "G": 30, "T": 40}
+_SECONDS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_DURATION = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ms|s|m|h|d|)")
+_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+def size(text: str) -> int:
+    """Return the bytes of `512M` or `1.5G`; units are powers of 1024, and one must be there."""
+    match = _SIZE.fullmatch(text)
+    if not match:
+        raise ValueError("write it with its unit, for example 512M or 2G")
+    count = float(match[1]) * (1 << _SHIFTS[match[2].upper()])
+    if not count.is_integer() or count == 0:
+        raise ValueError("that is no whole number of bytes, or none")
+    return int(count)
+
+
+def mebibytes(text: str) -> int:
+    """Return a size in MiB."""
+    count, rest = divmod(size(text), 1 << 20)
+    if rest or not count:
+        raise ValueError("memory is given in whole MiB, for example 512M")
+    return count
+
+
+def seconds(text: str) -> float:
+    """Return the seconds of `10`, `1.5s`, `500ms`, `2m`, `1h`."""
+    match = _DURATION.fullmatch(text)
+    if not match:
+        raise ValueError("write it as 10, 1.5s, 500ms, 2m or 1h")
+    return float(match[1]) * _SECONDS[match[2]]
+
+
+def count(text: str) -> int:
+    """Return a whole number of at least 1."""
+    if not text.isascii() or not text.isdecimal() or not int(text):
+        raise ValueError("write a whole number, at least 1")
+    return int(text)
+
+
+def variable(text: str) -> tuple[str, str]:
+    """Return the name and value of `NAME=VALUE`, or of our own variable `NAME`."""
+    name, equals, value = text.partition("=")
+    if not _KEY.fullmatch(name):
+        raise ValueError("write it as NAME=VALUE, or NAME to pass on a variable of yours")
+    if equals:
+        return name, value
+    if name not in os.environ:
+        raise ValueError("it is not set here; give it a value: NAME=VALUE")
+    return name, os.environ[name]
+
+
+def label(text: str) -> tuple[str, str]:
+    """Return key and value of `KEY=VALUE`."""
+    key, equals, value = text.partition("=")
+    if not key or not equals:
+        raise ValueError("write it as KEY=VALUE")
+    return key, value
+
+
+def mount(text: str) -> FilesystemMount:
+    """Return the mount of `SRC:DST[:ro|rw]`: read-only unless said, SRC relative to where we are, empty for a fresh one."""
+    places, _, access = text.rpartition(":")
+    if access not in _ACCESS:
+        places, access = text, "ro"
+    source, colon, target = places.rpartition(":")
+    if not colon or not target.startswith("/"):
+        raise ValueError(_MOUNT)
+    if source:
+        source = os.path.abspath(os.path.expanduser(source))
+    return FilesystemMount(source, target, _ACCESS[access])

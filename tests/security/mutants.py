@@ -1,0 +1,86 @@
+"""What the tests must notice when it is missing on the Python side: one function for each policy taken away."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from alcove.local import landlock, plan, rootfs, seccomp
+from alcove.local.operations import Kind, Tree, operation
+
+
+def _without(kind: int) -> None:
+    """Build plans that lack every operation of `kind`."""
+    real = rootfs.operations
+    header = kind.to_bytes(4, "little")
+
+    def operations(*arguments: Any) -> list[bytes]:
+        return [encoded for encoded in real(*arguments) if encoded[:4] != header]
+
+    rootfs.operations = operations
+
+
+def no_masks() -> None:
+    _without(Kind.MASK)
+
+
+def writable_sysctls() -> None:
+    _without(Kind.READONLY)
+
+
+def unsealed_root() -> None:
+    _without(Kind.SEAL)
+
+
+def host_root_mapped() -> None:
+    real = plan._namespaces
+
+    def namespaces(*arguments: Any, **fields: Any) -> Iterable[bytes]:
+        header = tuple(kind.to_bytes(4, "little") for kind in (Kind.MAP_UID, Kind.MAP_GID))
+        for encoded in real(*arguments, **fields):
+            if not encoded.startswith(header):
+                yield encoded
+        yield operation(Kind.MAP_UID, n0=0, n1=0, v0=1)
+        yield operation(Kind.MAP_GID, n0=0, n1=0, v0=1)
+
+    plan._namespaces = namespaces
+
+
+def set_id_allowed() -> None:
+    real = seccomp.program
+    seccomp.program = lambda arch, *, debug, set_id: real(arch, debug=debug, set_id=True)
+
+
+def every_capability() -> None:
+    plan.CAPABILITIES = (1 << 41) - 1
+
+
+def toolchain_writable() -> None:
+    rootfs._READ_ONLY = Tree.NOSUID | Tree.NODEV
+
+
+def nested_user_namespaces() -> None:
+    plan._USER_SYSCTLS = {}
+
+
+def no_landlock_scopes() -> None:
+    landlock._SCOPES_SINCE = 1 << 30
+
+
+MUTANTS: dict[str, Callable[[], None]] = {
+    mutant.__name__: mutant
+    for mutant in (
+        no_masks,
+        writable_sysctls,
+        unsealed_root,
+        host_root_mapped,
+        set_id_allowed,
+        every_capability,
+        toolchain_writable,
+        nested_user_namespaces,
+        no_landlock_scopes,
+    )
+}
+
+
+def apply(name: str) -> None:
+    """Take one policy away in this process."""
+    MUTANTS[name]()
