@@ -111,7 +111,7 @@ const char *attach(const struct attach_view *view, const struct op *op, int tree
     if (cloned && (tree = clone_source(view, op, &step)) < 0)
         return step;
     mode_t mask = umask(0);
-    int target = open_target(view, op->s1, op->n0 == 1, &step);
+    int target = open_target(view, op->s1, (op->flags & TREE_FILE) != 0, &step);
     umask(mask);
     if (target >= 0) {
         step = sys_move_mount(tree, "", target, "", SYS_MOVE_MOUNT_F_EMPTY_PATH | SYS_MOVE_MOUNT_T_EMPTY_PATH) < 0

@@ -200,6 +200,7 @@ static _Noreturn void run(const struct command *command, const struct op *open_f
 {
     sigset_t none;
     sigemptyset(&none);
+    slot->command = getpid(); /* before the guest's first instruction, which may be the monitor's death */
     setsid();
     connect_stdio(command, slot);
     if (open_files->kind) {
@@ -353,7 +354,6 @@ void exec_monitor(int connection, const struct op *open_files, struct exec_slot 
         run(&command, open_files, slot);
     if (pid < 0)
         answer(connection, EXEC_FAILED, 0, STEP_FORK, errno);
-    slot->command = pid;
     for (int i = 0; i < request.count; i++)
         close(request.fds[i]); /* the command's end of its pipes must be the command's alone */
     if (command.tty)

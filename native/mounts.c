@@ -189,7 +189,10 @@ void mounts_build(const struct plan *plan, struct mounts *mounts)
         case OP_TMPFS: build_tmpfs(&op, mounts); break;
         case OP_WRITABLE: build_writable(&op, mounts); break;
         case OP_DEVPTS: build_devpts(&op, mounts); break;
-        case OP_UNSTAGE: CHECK(umount2(op.s0, MNT_DETACH), "umount", op.s0); break;
+        case OP_UNSTAGE:
+            CHECK(umount2(op.s0, MNT_DETACH), "umount", op.s0);
+            CHECK(unlinkat(mounts->root, op.s0, AT_REMOVEDIR), "rmdir", op.s0);
+            break;
         case OP_OVERLAY: {
             struct plan_cursor rest = cursor;
             if (plan_next(&rest, &layers) != 1 || layers.kind != OP_OVERLAY_UPPER)

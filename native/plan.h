@@ -35,7 +35,7 @@ enum op_kind {
     OP_TMPFS,     /* s0 path, v0 bytes, v1 inodes, n0 mode, flags TREE_* */
     OP_OVERLAY,   /* s0 path, s1 lower, flags; upper and work follow as OP_OVERLAY_UPPER */
     OP_OVERLAY_UPPER, /* s0 upper, s1 work */
-    OP_UNSTAGE,       /* s0: unmount it again; overlays keep their own hold on layers */
+    OP_UNSTAGE,       /* s0: unmount and remove a mount point; overlays keep their own hold on layers */
     OP_WRITABLE,      /* s0 path: a directory of the root's that stays writable when it is sealed */
     OP_PROC,          /* s0 path; also an empty directory to hide others behind */
     OP_DEVPTS,        /* s0 path */
@@ -54,7 +54,7 @@ enum op_kind {
     OP_BODY,          /* the operations are in the last descriptor (a sealed memfd), v0 bytes */
 
     /* control requests */
-    OP_ATTACH = 96, /* s0 host path ("" when a mount came along), s1 path, flags; v0 device, v1 inode; n0: 1 = a file */
+    OP_ATTACH = 96, /* s0 host path ("" when a mount came along), s1 path, flags; v0 device, v1 inode */
     OP_DRAIN,       /* read and drop what comes out of these pipes */
     OP_STATUS,      /* how many processes live in the cell */
     OP_END,         /* kill every process of the cell, answer, and end */
@@ -72,7 +72,8 @@ enum {
     TREE_IDMAP = 32,         /* ids on disk are the session's own, counted from 0 */
     TREE_IDMAP_OWNER = 64,   /* the owner on disk appears as the session's root */
     TREE_OPTIONAL = 128,     /* absent on the host: skip */
-    TREE_NOT_RECURSIVE = 256 /* without the mounts beneath */
+    TREE_NOT_RECURSIVE = 256, /* without the mounts beneath */
+    TREE_FILE = 512           /* the source is a file, so its mount point is one (attach) */
 };
 
 enum { STDIO_IN = 1, STDIO_OUT = 2, STDIO_ERR = 4 };

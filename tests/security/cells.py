@@ -101,10 +101,14 @@ class Cell:
 
     async def stay(self, name: str, *args: str, **fields: Any) -> Stayed:
         """Run a program of the corpus until it stays, and find it on the host."""
+        return await self.stay_command([*self.argv(name), *args], **fields)
+
+    async def stay_command(self, argv: list[str], **fields: Any) -> Stayed:
+        """Run a command that tells its pid by `stays PID`, and find it on the host."""
         before = set(self.outputs.iterdir())
         name_of_report = f"report-{len(before)}"
         command = ["sh", "-c", 'out=$1; shift; exec "$@" >"$out"', "sh", f"/mnt/session/outputs/{name_of_report}"]
-        task = asyncio.create_task(self.run(*command, *self.argv(name), *args, **fields))
+        task = asyncio.create_task(self.run(*command, *argv, **fields))
         self.running.append(task)
         path = self.outputs / name_of_report
 
@@ -112,14 +116,14 @@ class Cell:
             assert not task.done(), task
             return report(path.read_text()) if path.exists() else {}
 
-        await outside.until(lambda: "stays" in said(), f"{name} does not stay")
+        await outside.until(lambda: "stays" in said(), f"{argv} does not stay")
         found = report(path.read_text())
         guest = path.read_text().partition("stays ")[2].split()[0]
         return Stayed(found, self.host_pid(int(guest)))
 
     async def resident(self) -> int:
         """Start a harmless process that stays; return its pid on the host."""
-        return (await self.stay("resident")).pid
+        return (await self.stay_command(["sh", "-c", "echo stays $$; exec sleep 100000"])).pid
 
     # The host's look
 

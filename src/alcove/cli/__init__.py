@@ -4,6 +4,7 @@ One table of commands serves parsing, help and completion; what a command does i
 asked for, so that `alcove run` costs little more than its session.
 """
 
+import os
 import sys
 from typing import NoReturn
 
@@ -15,6 +16,8 @@ from alcove.contract import SandboxError
 
 def main() -> NoReturn:
     """Run the command line of this process and exit with its code."""
+    _open_the_standard_streams()
+    _leave_out_ssl()
     sys.exit(run(sys.argv[1:]))
 
 
@@ -27,9 +30,8 @@ def run(words: list[str]) -> int:
         warn(str(error))
     except SandboxError as error:
         warn(told(error))
-    except BrokenPipeError:
-        # whoever read our standard output has gone: say nothing more to it, not even at exit
-        sys.stdout = None  # type: ignore[assignment]
+    except KeyboardInterrupt:
+        return 130
     except OSError as error:
         warn(f"{error.filename}: {error.strerror}" if error.filename else str(error))
     except Exception:  # noqa: BLE001 - the last line: an exit code of ours, never one that could be the command's
@@ -38,3 +40,21 @@ def run(words: list[str]) -> int:
         traceback.print_exc()
         warn("this is a bug in Alcove; please report it with the lines above")
     return FAILED
+
+
+def _open_the_standard_streams() -> None:
+    """A closed standard stream would be the next file that is opened, and the guest's output would land in our store."""
+    for fd in range(3):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+
+
+def _leave_out_ssl() -> None:
+    """Spare the import of OpenSSL, more than half of asyncio's: nothing in this process speaks TLS."""
+    if "ssl" not in sys.modules:
+        sys.modules["ssl"] = None  # type: ignore[assignment]
+        import asyncio  # noqa: F401
+
+        del sys.modules["ssl"]

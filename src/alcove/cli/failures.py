@@ -1,8 +1,8 @@
 """What people read when Alcove failed: on stderr, with the exit code that says so."""
 
 import os
-import sys
 from collections.abc import Iterable
+from contextlib import suppress
 
 from alcove.contract import InvalidRequest, SandboxError, SessionNotFound
 from alcove.contract.errors import DetailedError
@@ -19,10 +19,8 @@ def warn(message: str) -> None:
     """Write a message to stderr, under the program's name."""
     name = f"{_RED}alcove:{_PLAIN}" if colours(2) else "alcove:"
     text = f"{name} {message}\n"
-    try:
+    with suppress(OSError):  # nobody hears us; the exit code tells it too
         os.write(2, text.encode("utf-8", "backslashreplace"))
-    except OSError:
-        pass  # nobody hears us; the exit code tells it too
 
 
 def colours(fd: int) -> bool:
@@ -50,11 +48,3 @@ def not_found(error: SessionNotFound, known: Iterable[str]) -> InvalidRequest:
     else:
         advice = "there is no session yet; make one: alcove create"
     return InvalidRequest(f"{error}\n  {advice}")
-
-
-def terminal_width() -> int:
-    """Return the columns of the terminal on stdout, or a common width."""
-    try:
-        return os.get_terminal_size(1).columns
-    except OSError:
-        return int(os.environ.get("COLUMNS") or 80) if sys.stdout is not None else 80

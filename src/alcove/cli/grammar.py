@@ -1,7 +1,7 @@
 """How a command line is read: options, words, and after `--` a command that is nobody's business but the guest's.
 
-    alcove exec -e A=1 my-session --cwd src -- make -j2
-           ^command    ^word                   ^argv
+alcove exec -e A=1 my-session --cwd src -- make -j2
+       ^command    ^word                   ^argv
 """
 
 import os
@@ -20,7 +20,7 @@ class Option:
 
     __slots__ = ("help", "many", "name", "parse", "short", "value")
 
-    def __init__(  # noqa: PLR0913 - a row of the table
+    def __init__(
         self, name: str, value: str, summary: str, *, parse: Parse = str, short: str = "", many: bool = False
     ) -> None:
         self.name = name
@@ -44,7 +44,7 @@ class Command:
 
     __slots__ = ("about", "argv", "handler", "hidden", "name", "options", "summary", "words")
 
-    def __init__(  # noqa: PLR0913 - a row of the table
+    def __init__(
         self,
         name: str,
         handler: str,

@@ -1,8 +1,8 @@
 """The help texts, made from the table."""
 
+from shutil import get_terminal_size
 from textwrap import wrap
 
-from alcove.cli.failures import terminal_width
 from alcove.cli.grammar import Given, Option
 from alcove.cli.table import COMMANDS
 
@@ -44,7 +44,7 @@ def _spelled(option: Option) -> str:
 
 
 def _print_rows(rows: list[tuple[str, str]], *, column: int) -> None:
-    width = min(terminal_width(), _WIDEST)
+    width = min(get_terminal_size().columns, _WIDEST)
     for name, text in rows:
         lines = wrap(text, max(20, width - column - 2)) or [""]
         if len(name) > column - 2:

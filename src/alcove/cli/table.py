@@ -32,7 +32,9 @@ _SESSION = (
 # What a command is run with
 _EXEC = (
     Option("--timeout", "TIME", "kill it after 10, 1.5s, 2m; the exit code is then 124", parse=values.seconds),
-    Option("--env", "NAME[=VALUE]", "set a variable, or pass on one of yours", short="-e", parse=values.variable, many=True),
+    Option(
+        "--env", "NAME[=VALUE]", "set a variable, or pass on one of yours", short="-e", parse=values.variable, many=True
+    ),
     Option("--cwd", "DIR", "start in DIR, relative to /workspace", short="-w"),
     Option("--user", "USER", "run as this user of the session, a name or a uid", short="-u"),
 )
@@ -52,7 +54,7 @@ COMMANDS = Commands(
             "run a command in a session of its own, which then ends",
             argv=_ARGV,
             options=(*_SESSION, *_EXEC, *_RESULT, Option("--keep", "", "keep the session; its id is told on stderr")),
-            about="The exit code is the command's: 128+N when signal N killed it, 124 at its timeout. 125: Alcove failed.",
+            about="The exit code is the command's: 128+N when signal N killed it, 124 at its timeout. 125 is Alcove's own.",
         ),
         Command(
             "shell",

@@ -69,7 +69,7 @@ def label(text: str) -> tuple[str, str]:
 
 
 def mount(text: str) -> FilesystemMount:
-    """Return the mount of `SRC:DST[:ro|rw]`: read-only unless said, SRC relative to where we are, empty for a fresh one."""
+    """Return the mount of `SRC:DST[:ro|rw]`; SRC is relative to our own directory, or empty for a fresh one."""
     places, _, access = text.rpartition(":")
     if access not in _ACCESS:
         places, access = text, "ro"

@@ -176,6 +176,16 @@ def _limit(groups: Groups, controller: str, limits: Limits) -> None:
             _write(f"{directory}/memory.memsw.limit_in_bytes", str(limits.memory))
 
 
+def every(hierarchies: Hierarchies, key: str) -> Groups:
+    """Every group that the session `key` can have, whether or not it was made: what a half made session left."""
+    name = f"alcove-{key}"
+    return Groups(
+        v1={controller: f"{directory}/{name}" for controller, directory in hierarchies.v1.items()},
+        unified=f"{hierarchies.unified}/{name}" if hierarchies.unified else None,
+        unified_controllers=hierarchies.unified_controllers,
+    )
+
+
 def oom_kills(groups: Groups) -> int:
     """How many processes of the session the kernel has killed for want of memory, so far."""
     if "memory" in groups.unified_controllers and groups.unified:

@@ -7,9 +7,8 @@ import os
 import socket
 from struct import Struct as Layout
 
-from msgspec import Struct
-
 from alcove.contract import LifecycleError
+from alcove.local.processes import Processes, kill_and_reap, start_time
 
 CONTROL_SOCKET = "control.sock"
 EXEC_SOCKET = "exec.sock"
@@ -21,15 +20,6 @@ _BACKLOG = 4096
 _SETUP_FD = 3
 _MOST_PATH = 107  # sizeof sockaddr_un.sun_path, without the NUL
 _REPORT = Layout("<Iiiii64s192s")
-
-
-class Processes(Struct, frozen=True):
-    """The native processes of a session, by host pid; `started` is the warden's start time in ticks since boot."""
-
-    warden: int
-    init: int
-    spawner: int
-    started: int
 
 
 def listen(directory: str, name: str) -> socket.socket:
@@ -139,7 +129,7 @@ class Launcher:
     def abandon(self) -> None:
         """Kill it, and with it what it has made."""
         self._socket.close()
-        _kill_and_reap(self.pid)
+        kill_and_reap(self.pid)
 
 
 def _spawn(native: str, arguments: list[str], setup: int) -> int:
@@ -196,40 +186,3 @@ def _explained(step: str, detail: str, error: int) -> str:
     name = errno.errorcode.get(error, str(error))
     subject = f"{step} ({detail})" if detail else step
     return f"{subject}: {name}, {os.strerror(error)}; `alcove doctor` tells what this host lacks and how to fix it"
-
-
-def start_time(pid: int) -> int | None:
-    """When a process started, in ticks since boot (proc(5), field 22): with its pid, its identity until the next boot."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            return int(file.read().rpartition(b")")[2].split()[19])
-    except (OSError, IndexError):
-        return None
-
-
-def open_process(pid: int, started: int) -> int | None:
-    """A pidfd of the very process that was recorded, or None when it is gone."""
-    try:
-        fd = os.pidfd_open(pid)
-    except OSError:
-        return None
-    if start_time(pid) == started:
-        return fd
-    os.close(fd)
-    return None
-
-
-def _kill_and_reap(pid: int) -> None:
-    try:
-        os.kill(pid, 9)
-        os.waitpid(pid, 0)
-    except (ChildProcessError, ProcessLookupError):
-        pass
-
-
-def reap(pid: int) -> None:
-    """Take a dead child off the process table, if it is a child of ours."""
-    try:
-        os.waitpid(pid, os.WNOHANG)
-    except ChildProcessError:
-        pass

@@ -70,6 +70,7 @@ class Tree:
     IDMAP_OWNER = 64
     OPTIONAL = 128
     NOT_RECURSIVE = 256
+    FILE = 512
 
 
 class Stdio:

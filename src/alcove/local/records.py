@@ -15,7 +15,7 @@ from alcove.contract import (
 )
 from alcove.contract.rules import replaces_memory_mount
 from alcove.local.cgroups import NO_GROUPS, Groups
-from alcove.local.launch import Processes
+from alcove.local.processes import Processes
 
 
 class Attached(Struct, frozen=True):
@@ -27,9 +27,20 @@ class Attached(Struct, frozen=True):
     own: bool
 
 
-class Record(Struct, frozen=True):
-    """A session's record; `processes` is None until it was provisioned and after it was stopped."""
+class Maker(Struct, frozen=True):
+    """The process that is making a session, by pid and start time: gone, it left something half made."""
 
+    pid: int
+    started: int
+
+
+class Record(Struct, frozen=True):
+    """A session's record; `processes` is None until it was provisioned and after it was stopped.
+
+    `maker` is there from the first to the last step of provisioning.
+    """
+
+    maker: Maker | None = None
     processes: Processes | None = None
     groups: Groups = NO_GROUPS
     isolation: str = ""

@@ -10,7 +10,7 @@ from functools import lru_cache
 
 from msgspec import Struct
 
-from alcove.contract import MEMORY_MOUNT, OUTPUTS_MOUNT
+from alcove.contract import MEMORY_MOUNT, OUTPUTS_MOUNT, LifecycleError
 from alcove.local.operations import Kind, Tree, operation
 
 #: Where a command starts, and its HOME.
@@ -42,6 +42,10 @@ _MASKED = (
     "proc/sysrq-trigger",
     "proc/timer_list",
 )
+# With an owned root the guest's packages keep the users, so those files stay the host's, by copy-on-write
+_OWNED_ETC_FILES = ("hosts", "hostname", "resolv.conf", "machine-id")
+# What an owned root could read as its own, and is not to: keys, and the sessions' store (in `hidden`)
+_OWNED_HIDDEN = ("etc/ssl/private", "etc/krb5.keytab", "etc/wireguard", "var/lib/private")
 _READ_ONLY = Tree.RDONLY | Tree.NOSUID | Tree.NODEV
 _ROOT_BYTES = 16 << 20  # /run is a part of it
 _ROOT_INODES = 8192
@@ -55,6 +59,7 @@ class Layout(Struct, frozen=True):
     """
 
     host_made: bool
+    owned: bool
     visible: tuple[str, ...]
     hidden: tuple[str, ...]
     cpus: int
@@ -65,11 +70,12 @@ class Layout(Struct, frozen=True):
         return Tree.HOST if self.host_made else 0
 
 
-def layout(*, root: bool, visible: Iterable[str], hidden: Iterable[str], cpus: int) -> Layout:
+def layout(*, root: bool, owned: bool, visible: Iterable[str], hidden: Iterable[str], cpus: int) -> Layout:
     """Decide what to show: the toolchain, the running interpreter wherever it lies, and what the caller adds."""
     shown = list(dict.fromkeys([*interpreter_places(), *visible]))
     return Layout(
         host_made=root,
+        owned=owned,
         visible=tuple(path for path in shown if not _within_toolchain(path)),
         hidden=tuple(hidden),
         cpus=cpus,
@@ -105,6 +111,7 @@ class SessionPlaces(Struct, frozen=True):
     memory_is_own: bool
     etc: str
     idmap: bool
+    base_id: int | None
     shm_bytes: int | None
 
 
@@ -112,6 +119,7 @@ def operations(layout: Layout, places: SessionPlaces) -> list[bytes]:
     """The root file system in the order in which it is built."""
     return [
         _before(layout, places.shm_bytes or _SHM_BYTES),
+        *(_owned(layout, places) if layout.owned else ()),
         *_session(layout, places),
         _after(layout, places.etc),
     ]
@@ -129,7 +137,7 @@ def _before(layout: Layout, shm_bytes: int) -> bytes:
 
 @lru_cache(maxsize=16)
 def _after(layout: Layout, etc: str) -> bytes:
-    masks = [*_MASKED, *(path.lstrip("/") for path in layout.hidden)]
+    masks = [*_MASKED, *(path.lstrip("/") for path in layout.hidden), *(_owned_secrets() if layout.owned else ())]
     return b"".join(
         [
             *_etc(layout, etc),
@@ -150,10 +158,60 @@ def _toolchain(layout: Layout) -> Iterator[bytes]:
             yield operation(Kind.SYMLINK, name, os.readlink(path))
         elif os.path.isdir(path):
             yield operation(Kind.DIRECTORY, name, n0=0o755)
-            yield operation(Kind.TREE, path, name, flags=_READ_ONLY | layout._tree)
+            if not layout.owned:
+                yield operation(Kind.TREE, path, name, flags=_READ_ONLY | layout._tree)
     if not os.path.isdir("/var"):
         yield operation(Kind.DIRECTORY, "var", n0=0o755)
         yield operation(Kind.DIRECTORY, "var/tmp", n0=0o1777)
+
+
+def owned_places() -> list[str]:
+    """The top-level directories that the guest's root owns by copy-on-write."""
+    return [name for name in _TOOLCHAIN if os.path.isdir(f"/{name}") and not os.path.islink(f"/{name}")]
+
+
+def upper_directories(layout: Layout) -> list[str]:
+    """What a session's directory has besides, for the upper layers of an owned root; parents first."""
+    if not layout.owned:
+        return []
+    names = ["layers"]
+    for name in owned_places():
+        names += [f"layers/{name}", f"layers/{name}/upper", f"layers/{name}/work"]
+    return names
+
+
+def _owned(layout: Layout, places: SessionPlaces) -> Iterator[bytes]:
+    """One overlay per top-level directory, over an idmapped view of the host's.
+
+    The clone has no mounts beneath it: with them it could not be a lower layer (they are locked together in a user
+    namespace), and they are the host's business (a container's /etc/hostname).
+    """
+    flags = Tree.HOST | Tree.IDMAP | Tree.NOSUID | Tree.NODEV
+    yield operation(Kind.DIRECTORY, ".layers", n0=0o700)
+    yield operation(Kind.TREE, f"{places.directory}/layers", ".layers", flags=flags)
+    yield operation(Kind.DIRECTORY, ".lower", n0=0o700)
+    for name in owned_places():
+        lower = flags | Tree.RDONLY | Tree.NOT_RECURSIVE
+        yield operation(Kind.TREE, f"/{name}", ".lower", flags=lower)
+        yield operation(Kind.OVERLAY, name, ".lower", flags=Tree.NOSUID | Tree.NODEV)
+        yield operation(Kind.OVERLAY_UPPER, f".layers/{name}/upper", f".layers/{name}/work")
+        yield operation(Kind.UNSTAGE, ".lower")
+        yield operation(Kind.DIRECTORY, ".lower", n0=0o700)
+    yield operation(Kind.UNSTAGE, ".layers")
+
+
+def check_overlays(warden: int) -> None:
+    """Read back what the kernel put in force: some versions drop overlay options in silence.
+
+    Raises:
+        LifecycleError: an overlay would follow crafted metadata of a layer.
+    """
+    with open(f"/proc/{warden}/mountinfo") as file:
+        overlays = [line for line in file if " - overlay " in line and "upperdir=" in line]
+    for line in overlays:
+        options = line.rsplit(" ", 1)[1].strip().split(",")
+        if "userxattr" not in options or {"metacopy=on", "redirect_dir=on", "redirect_dir=follow"}.intersection(options):
+            raise LifecycleError(f"this kernel's overlay has options that are not safe here: {','.join(options[-6:])}")
 
 
 def _devices(layout: Layout, shm_bytes: int) -> Iterator[bytes]:
@@ -199,16 +257,22 @@ def _session(layout: Layout, places: SessionPlaces) -> Iterator[bytes]:
     if places.memory_is_own:
         yield operation(Kind.TREE, places.memory, "mnt/memory", flags=own | Tree.RDONLY)
     else:
-        yield _owner_tree(layout, places.memory, "mnt/memory")
+        yield _owner_tree(layout, places)
 
 
-def _owner_tree(layout: Layout, source: str, target: str) -> bytes:
-    return operation(Kind.TREE, source, target, flags=_READ_ONLY | layout._tree)
+def _owner_tree(layout: Layout, places: SessionPlaces) -> bytes:
+    """A directory of the caller's; for root its owner on disk is the session's root inside."""
+    flags = _READ_ONLY | layout._tree
+    if places.base_id is None or not places.idmap:
+        return operation(Kind.TREE, places.memory, "mnt/memory", flags=flags)
+    found = os.stat(places.memory)
+    ids = {"n0": found.st_uid, "n1": found.st_gid, "v0": places.base_id, "v1": places.base_id}
+    return operation(Kind.TREE, places.memory, "mnt/memory", flags=flags | Tree.IDMAP_OWNER, **ids)
 
 
 def _etc(layout: Layout, directory: str) -> Iterator[bytes]:
     """Our own files over those of the host's /etc that are there; a link (as resolv.conf often is) leads into /run."""
-    for name in _ETC_FILES:
+    for name in _OWNED_ETC_FILES if layout.owned else _ETC_FILES:
         path = f"/etc/{name}"
         if os.path.islink(path):
             yield from _behind_link(path, f"{directory}/{name}")
@@ -228,6 +292,11 @@ def _behind_link(path: str, source: str) -> Iterator[bytes]:
         yield operation(Kind.DIRECTORY, made, n0=0o755)
     with open(source, "rb") as file:
         yield operation(Kind.FILE, f"{made}/{parts[-1]}", file.read(), n0=0o444)
+
+
+def _owned_secrets() -> list[str]:
+    keys = [entry.path.lstrip("/") for entry in os.scandir("/etc/ssh") if entry.name.endswith("_key")] if os.path.isdir("/etc/ssh") else []
+    return [*_OWNED_HIDDEN, *keys]
 
 
 def _visible(layout: Layout) -> Iterator[bytes]:

@@ -12,7 +12,6 @@ import os
 import secrets
 import sqlite3
 import time
-from contextlib import suppress
 
 from msgspec import Struct
 
@@ -20,6 +19,8 @@ from alcove.contract import InvalidRequest, SandboxIoError, SessionNotFound
 
 #: Seconds for which a terminated id is remembered, and not given again.
 TOMBSTONE_S = 86_400
+#: Where the sessions of the host's root lie, unless told otherwise.
+ROOT_STORE = "/var/lib/alcove"
 _SCHEMA_VERSION = 1
 _SCHEMA = """
 CREATE TABLE sessions (
@@ -56,7 +57,7 @@ def default_root() -> str:
     if home := os.environ.get("ALCOVE_HOME"):
         return os.path.abspath(home)
     if os.geteuid() == 0:
-        return "/var/lib/alcove"
+        return ROOT_STORE
     data = os.environ.get("XDG_DATA_HOME") or os.path.join(os.path.expanduser("~"), ".local", "share")
     return os.path.join(data, "alcove")
 
@@ -125,7 +126,7 @@ class Store:
         version: int = self._db.execute("PRAGMA user_version").fetchone()[0]
         return version
 
-    def reserve(self, session_id: str, key: str, spec: bytes, *, ranged: bool) -> Row:
+    def reserve(self, session_id: str, key: str, spec: bytes, record: bytes, *, ranged: bool) -> Row:
         """Take an id (and a uid range) for a session that is about to be made.
 
         Raises:
@@ -137,7 +138,7 @@ class Store:
             try:
                 self._db.execute(
                     "INSERT INTO sessions (id, key, slot, spec, record, created) VALUES (?, ?, ?, ?, ?, ?)",
-                    (session_id, key, slot, spec, b"{}", now),
+                    (session_id, key, slot, spec, record, now),
                 )
             except sqlite3.IntegrityError:
                 self._refuse_taken(session_id, now)
@@ -145,7 +146,7 @@ class Store:
             except sqlite3.Error as error:
                 raise SandboxIoError(f"the store {self.root} could not be written: {error}") from None
             base = None if slot is None else _BASE_ID + slot * _RANGE
-            return Row(id=session_id, key=key, base_id=base, spec=spec, record=b"{}", created=now, ended=None)
+            return Row(id=session_id, key=key, base_id=base, spec=spec, record=record, created=now, ended=None)
         raise SandboxIoError(f"no free uid range in the store {self.root}: terminate some sessions")
 
     def _refuse_taken(self, session_id: str, now: float) -> None:
@@ -203,10 +204,3 @@ class Store:
             Row(row[0], row[1], None if row[2] is None else _BASE_ID + row[2] * _RANGE, *row[3:])
             for row in self._db.execute(query, parameters)
         ]
-
-    def orphaned_directories(self) -> list[str]:
-        """Session directories without a row: what a kill -9 between two steps can leave."""
-        with suppress(FileNotFoundError):
-            known = {row.key for row in self.sessions()}
-            return [entry.path for entry in os.scandir(f"{self.root}/sessions") if entry.name not in known]
-        return []

@@ -14,6 +14,7 @@ _NO_ROOM = (errno.ENOSPC, errno.EUSERS)
 SESSION_IDS = 65_536
 FIRST_ID = 0x2000_0000
 _NAMESPACES = ("userns", "cellns", "netns", "ipcns", "utsns", "pidns", "mountns", "cgroupns")
+_MOUNTING = ("mountns", "host_tree", "tree", "root", "devpts", "pivot_root", "proc")
 _AS_USER = "setpriv --reuid=1000 --regid=1000 --clear-groups env HOME=/tmp/alcove-user alcove doctor"
 _CONTAINER_OPTIONS = (
     "--security-opt seccomp=unconfined --security-opt apparmor=unconfined --security-opt systempaths=unconfined"
@@ -184,7 +185,8 @@ def _container_seccomp(at: Refusal) -> Cause | None:
 
 
 def _container_apparmor(at: Refusal) -> Cause | None:
-    if at.error not in _REFUSED or not at.facts.apparmor or at.facts.apparmor.startswith("unconfined"):
+    confined = at.facts.apparmor and not at.facts.apparmor.startswith("unconfined")
+    if not confined or at.error not in _REFUSED or at.step not in _MOUNTING:
         return None
     return Cause(
         f"AppArmor confines this process by `{at.facts.apparmor}`, which refuses mounts",

@@ -14,8 +14,8 @@ _FEW_NAMESPACES = 256
 _BUDGETS = ("user", "mnt", "pid", "net", "ipc", "uts", "cgroup")
 # Not a local file system of this kernel's: ids, locks or speed are not what a store needs
 _FOREIGN = frozenset({"9p", "cifs", "drvfs", "fuse", "fuse.sshfs", "fuseblk", "nfs", "nfs4", "smb3", "v9fs", "vfat"})
-# In the scope, our shell goes into a group of its own: a group with processes can give no controllers to its children
 _AS_ROOT = 'sudo "$(command -v alcove)" run -- COMMAND'
+# In the scope, our shell goes into a group of its own: a group with processes can give no controllers to its children
 _DELEGATE = (
     "systemd-run --user --scope -p Delegate=yes -- sh -c "
     '\'cd "/sys/fs/cgroup$(sed -n s/^0:://p /proc/self/cgroup)" && mkdir own && echo $$ >own/cgroup.procs && cd && '

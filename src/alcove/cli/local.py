@@ -1,0 +1,91 @@
+"""What every command needs of the local backend: a session's description, a command's, and a loop that signals end."""
+
+import asyncio
+import signal
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from alcove.cli.failures import not_found
+from alcove.cli.grammar import Given
+from alcove.contract import (
+    ExecRequest,
+    Limited,
+    ResourceLimits,
+    SandboxSpec,
+    SessionNotFound,
+    Unrestricted,
+)
+from alcove.local import LocalSandboxConfig
+from alcove.local.terminal import TerminalSandbox
+
+_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def with_backend(given: Given, work: Callable[[TerminalSandbox], Coroutine[Any, Any, int]]) -> int:
+    """Run `work` over the backend that `given` describes; a signal that ends us cancels it first: 128 + its number."""
+    return asyncio.run(_until_signalled(given, work))
+
+
+async def _until_signalled(given: Given, work: Callable[[TerminalSandbox], Coroutine[Any, Any, int]]) -> int:
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    came: list[int] = []
+
+    def stop(number: int) -> None:
+        came.append(number)
+        if len(came) == 1 and task:  # a second one must not stop the cleaning up, which is bounded
+            task.cancel()
+
+    for number in _ENDING:
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup, or a script's background job
+            loop.add_signal_handler(number, stop, number)
+    try:
+        return await _helped(TerminalSandbox(config(given)), work)
+    except asyncio.CancelledError:
+        if not came:
+            raise
+        return 128 + came[0]
+
+
+async def _helped(backend: TerminalSandbox, work: Callable[[TerminalSandbox], Coroutine[Any, Any, int]]) -> int:
+    try:
+        return await work(backend)
+    except SessionNotFound as error:
+        raise not_found(error, [session.id for session in backend.sessions()]) from None
+
+
+def config(given: Given) -> LocalSandboxConfig:
+    """Return the configuration of the backend."""
+    return LocalSandboxConfig(
+        rootfs="owned" if given.options.get("owned") else "shared",
+        allow_root_owned=bool(given.options.get("allow_root_owned")),
+    )
+
+
+def spec(given: Given, *, wall_time: float | None = None, user: str | None = None) -> SandboxSpec:
+    """Return the session that `given` describes."""
+    return SandboxSpec(
+        given["id"],
+        dict(given["label"]),
+        Unrestricted() if given["net"] else Limited(),
+        given["mount"],
+        ResourceLimits(wall_time, given["cpus"], given["memory"]),
+        pids=given["pids"],
+        open_files=given["open_files"],
+        user=user,
+        best_effort=given["best_effort"],
+        set_id=given["set_id"],
+    )
+
+
+def request(given: Given, argv: list[str], variables: dict[str, str] | None = None) -> ExecRequest:
+    """Return the command that `given` describes."""
+    return ExecRequest(
+        argv[0],
+        argv[1:],
+        cwd=given["cwd"],
+        env={**(variables or {}), **dict(given["env"])},
+        timeout=given["timeout"],
+        user=given["user"],
+        output_limit=given.options.get("output_limit"),
+        raw=bool(given.options.get("raw")),
+    )

@@ -1,0 +1,63 @@
+"""`alcove run` and `alcove exec`: one command, on our own streams."""
+
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from alcove.cli.failures import TIMED_OUT, warn
+from alcove.cli.grammar import Given
+from alcove.cli.local import request, spec, with_backend
+from alcove.contract import ExecResult, SandboxSession, to_json
+from alcove.local.terminal import Streams, TerminalSandbox
+
+
+def run(given: Given) -> int:
+    """Run a command in a session of its own."""
+
+    async def work(backend: TerminalSandbox) -> int:
+        async with throwaway(backend, given) as session:
+            return await _exec(backend, session.id, given)
+
+    return with_backend(given, work)
+
+
+def exec_(given: Given) -> int:
+    """Run a command in a session that is there."""
+    return with_backend(given, lambda backend: _exec(backend, given.words[0], given))
+
+
+@asynccontextmanager
+async def throwaway(backend: TerminalSandbox, given: Given) -> AsyncIterator[SandboxSession]:
+    """Make a session, and end it unless it is to be kept."""
+    session = await backend.provision(spec(given))
+    try:
+        yield session
+    finally:
+        if given["keep"]:
+            warn(f"kept session {session.id}")
+        else:
+            await backend.terminate(session.id)
+
+
+async def _exec(backend: TerminalSandbox, session_id: str, given: Given) -> int:
+    stdin = None if os.isatty(0) else 0
+    streams = Streams(stdin) if given["json"] else Streams(stdin, 1, 2)
+    result = await backend.relay(session_id, request(given, given.argv or []), streams)
+    if given["json"]:
+        print(to_json(result).decode())
+    else:
+        explain(result)
+    return exit_code(result)
+
+
+def explain(result: ExecResult) -> None:
+    """Say what the command's own output cannot say."""
+    if result.timed_out:
+        warn("the command was killed at its timeout")
+    elif result.oom_killed:
+        warn("the command ran out of the session's memory (--memory)")
+
+
+def exit_code(result: ExecResult) -> int:
+    """Return the exit code that stands for a result."""
+    return TIMED_OUT if result.timed_out else result.exit_code

@@ -1,0 +1,351 @@
+"""The lives of this store's sessions: made, brought back, ended, swept; one process at a time for each."""
+
+import asyncio
+import fcntl
+import os
+import secrets
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+from msgspec.structs import replace
+
+from alcove.contract import (
+    LifecycleError,
+    SandboxSession,
+    SandboxSessionId,
+    SandboxSpec,
+    SandboxState,
+    SessionNotFound,
+    Unrestricted,
+    from_json,
+    to_json,
+)
+from alcove.local import cgroups, control, etc, limits, plan, processes, records, rootfs
+from alcove.local.config import LocalSandboxConfig
+from alcove.local.host import Host
+from alcove.local.launch import EXEC_SOCKET, Launcher, connect, launch
+from alcove.local.mounting import Mounter
+from alcove.local.operations import Kind, operation
+from alcove.local.records import Maker, Record
+from alcove.local.removal import remove_tree
+from alcove.local.store import ROOT_STORE, Row, Store
+
+_END_WITHIN_S = 1.0
+_REMOVE_INLINE = 256
+# every user of a session may write here; nobody else of the host comes as far as these directories
+_MODES = {"tmp": 0o1777, "workspace": 0o777, "outputs": 0o777}
+#: A session directory under this suffix is on its way out: its session is gone whatever the row says.
+_ENDING = ".ending"
+
+
+class LiveSession:
+    """A session as this process knows it: cheap to make, safe to forget."""
+
+    def __init__(self, row: Row, spec: SandboxSpec, record: Record, directory: str) -> None:
+        self.id = SandboxSessionId(row.id)
+        self.key = row.key
+        self.base_id = row.base_id
+        self.spec = spec
+        self.record = record
+        self.directory = directory
+        self.oom_kills = 0
+        self.lock = asyncio.Lock()
+
+    def view(self, state: SandboxState) -> SandboxSession:
+        """The contract's view of it."""
+        return records.as_session(self.id, self.spec, self.record, state, self.directory)
+
+
+class Sessions:
+    """Every session of one store."""
+
+    def __init__(self, config: LocalSandboxConfig, store: Store, host: Host, native: str, mounter: Mounter) -> None:
+        self._config = config
+        self._store = store
+        self._host = host
+        self._native = native
+        self._mounter = mounter
+        self.layout = rootfs.layout(
+            root=host.root,
+            owned=config.rootfs == "owned",
+            visible=config.visible,
+                hidden=(*config.hidden, os.path.realpath(store.root), ROOT_STORE),
+            cpus=host.cpus,
+        )
+        self._live: dict[str, LiveSession] = {}
+        me = os.getpid()
+        self._maker = Maker(me, processes.start_time(me) or 0)
+
+    # Found
+
+    def known(self, session_id: str) -> LiveSession | None:
+        """The session, from this process's memory or from the store; None for a tombstone.
+
+        Raises:
+            SessionNotFound: there never was one, or its tombstone is gone.
+        """
+        live = self._live.get(session_id)
+        if live is not None:
+            return live
+        row = self._store.find(session_id)
+        if row is None:
+            raise SessionNotFound(session_id)
+        return None if row.ended is not None else self._remember(row)
+
+    def live(self, session_id: str) -> LiveSession:
+        """The session.
+
+        Raises:
+            InvalidRequest: the id is blank.
+            SessionNotFound: there is none, or it was terminated.
+        """
+        live = self.known(SandboxSessionId(session_id))
+        if live is None:
+            raise SessionNotFound(session_id)
+        return live
+
+    def _remember(self, row: Row) -> LiveSession:
+        live = LiveSession(row, *decoded(row), self._store.directory(row.key))
+        live.oom_kills = cgroups.oom_kills(live.record.groups)
+        self._live[live.id] = live
+        return live
+
+    def refresh(self, live: LiveSession) -> None:
+        """Read what other processes may have changed; under the session's lock, so that it stays true.
+
+        Raises:
+            SessionNotFound: it was terminated meanwhile.
+        """
+        live.spec, live.record = decoded(self._store.live(live.id))
+
+    def save(self, live: LiveSession, *, spec: bool = False) -> None:
+        """Write the session's record, and its spec where that changed."""
+        self._store.save(live.id, record=records.encode(live.record), spec=to_json(live.spec) if spec else None)
+
+    # Made
+
+    async def make(self, spec: SandboxSpec, enforced: limits.Enforced) -> LiveSession:
+        """Make a session; when that fails or is cancelled, nothing of it is left."""
+        session_id = spec.session_id or f"s-{secrets.token_hex(6)}"
+        key = secrets.token_hex(8)
+        launcher = Launcher(self._native, "warden", key)  # first, so that it loads while we prepare
+        try:
+            record = Record(maker=self._maker)
+            row = self._store.reserve(
+                session_id, key, to_json(spec), records.encode(record), ranged=self._host.root
+            )
+        except BaseException:
+            launcher.abandon()
+            raise
+        live = LiveSession(row, spec, record, self._store.directory(key))
+        try:
+            self._make_directories(live)
+            await self._start(live, enforced, launcher)
+            for mount in spec.mounts:
+                await self._mounter.attach(live, mount)
+            live.record = replace(live.record, maker=None)
+            self.save(live)
+        except BaseException as error:
+            launcher.abandon()
+            await asyncio.shield(self._discard(live))
+            if isinstance(error, OSError):
+                raise LifecycleError(f"the session could not be made: {error}") from None
+            raise
+        self._live[live.id] = live
+        return live
+
+    def _make_directories(self, live: LiveSession) -> None:
+        os.mkdir(live.directory, 0o700)
+        for name in (*rootfs.SESSION_DIRECTORIES, *rootfs.upper_directories(self.layout)):
+            path = f"{live.directory}/{name}"
+            os.mkdir(path)
+            if mode := _MODES.get(name):
+                os.chmod(path, mode)
+            if live.base_id is not None and not self._host.idmap:
+                os.chown(path, live.base_id, live.base_id)
+
+    async def _start(self, live: LiveSession, enforced: limits.Enforced, launcher: Launcher) -> None:
+        shared_network = isinstance(live.spec.network_policy, Unrestricted)
+        groups = cgroups.create(self._host.hierarchies, live.key, enforced.groups)
+        memory = self._config.memory_dir or f"{live.directory}/memory"
+        live.record = replace(
+            live.record,
+            groups=groups,
+            limits=enforced.told,
+            root=f"host:{self._config.rootfs}",
+            memory=memory,
+            idmap=self._host.idmap,
+        )
+        places = rootfs.SessionPlaces(
+            directory=live.directory,
+            memory=memory,
+            memory_is_own=self._config.memory_dir is None,
+            etc=etc.generate(self._store.root, shared_network=shared_network, users=self._host.root),
+            idmap=self._host.idmap,
+            base_id=live.base_id,
+            shm_bytes=enforced.groups.memory,
+        )
+        made = plan.build(self._host, live.spec, self.layout, places, groups, enforced.resources, live.base_id)
+        running = await launch(launcher, made.encoded, live.directory)
+        live.record = replace(live.record, processes=running, isolation=made.isolation)
+        if self.layout.owned:
+            rootfs.check_overlays(running.warden)
+
+    async def _discard(self, live: LiveSession) -> None:
+        """Undo a provision that failed, whatever had been done."""
+        await processes.stop(live.record.processes, live.record.groups)
+        with suppress(LifecycleError):
+            self._remove_groups(live)
+            await self._remove_files(live)
+        self._store.forget(live.id)
+
+    # Brought back
+
+    async def restart(self, live: LiveSession) -> None:
+        """Bring a session back over its files when its processes are gone: after a kill, a reboot, a new network.
+
+        Raises:
+            SessionNotFound: it was terminated meanwhile.
+            LifecycleError: it cannot be made again; its files stay.
+        """
+        try:
+            async with live.lock, self.locked(live):
+                self.refresh(live)
+                if self._answers(live):
+                    return
+                await processes.stop(live.record.processes, live.record.groups)
+                await self._start_again(live)
+                self.save(live)
+        except SessionNotFound:
+            self._live.pop(live.id, None)
+            raise
+
+    async def _start_again(self, live: LiveSession) -> None:
+        with suppress(OSError):
+            cgroups.remove(live.record.groups)
+        attached = live.record.attached
+        live.record = replace(live.record, attached=(), processes=None)
+        live.oom_kills = 0
+        launcher = Launcher(self._native, "warden", live.key)
+        try:
+            await self._start(live, limits.decide(self._host, self._config, live.spec), launcher)
+            for mount in attached:
+                await self._mounter.mount(live, mount)
+        except BaseException as error:
+            launcher.abandon()
+            if isinstance(error, OSError):
+                raise LifecycleError(f"the session could not be brought back: {error}") from None
+            raise
+
+    def _answers(self, live: LiveSession) -> bool:
+        """Another process may have brought it back; a warden that no longer listens is on its way out."""
+        with suppress(OSError):
+            connect(live.directory, EXEC_SOCKET).close()
+            return processes.alive(live.record.processes)
+        return False
+
+    @asynccontextmanager
+    async def locked(self, live: LiveSession) -> AsyncIterator[None]:
+        """One process at a time changes a session.
+
+        Raises:
+            SessionNotFound: its files are gone, and it with them.
+        """
+        try:
+            fd = os.open(live.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            raise SessionNotFound(live.id) from None
+        try:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                await asyncio.to_thread(fcntl.flock, fd, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(fd)
+
+    # Ended
+
+    async def end(self, live: LiveSession) -> None:
+        """End a session and remove all of it; one that another process has ended is left at that.
+
+        Raises:
+            LifecycleError: something of it cannot be removed; a further call goes on.
+        """
+        try:
+            async with live.lock, self.locked(live):
+                if await self._end_cell(live):
+                    await self._remove_files(live)  # while the warden takes down the mounts
+                else:
+                    self.refresh(live)  # another process may have brought it back since we looked
+                    await processes.stop(live.record.processes, live.record.groups)
+                    await self._remove_files(live)
+                await processes.stop(live.record.processes, live.record.groups)
+                self._remove_groups(live)
+                self._store.end(live.id)
+        except SessionNotFound:
+            await self._sweep_row(self._store.find(live.id))
+        self._live.pop(live.id, None)
+
+    async def _end_cell(self, live: LiveSession) -> bool:
+        """Let the warden kill the session's processes: true when it says that none is left."""
+        try:
+            async with asyncio.timeout(_END_WITHIN_S):
+                reply = await control.ask(live.directory, operation(Kind.END))
+        except (OSError, TimeoutError):
+            return False
+        return reply.error == 0
+
+    async def _remove_files(self, live: LiveSession) -> None:
+        """First the name, so that whatever is left of it after a kill -9 is no session any more."""
+        ending = f"{live.directory}{_ENDING}"
+        try:
+            with suppress(FileNotFoundError):
+                os.rename(live.directory, ending)
+            if not remove_tree(ending, budget=_REMOVE_INLINE):
+                await asyncio.to_thread(remove_tree, ending)
+        except OSError as error:
+            raise LifecycleError(f"session `{live.id}` could not be removed whole: {error}; try again") from None
+
+    def _remove_groups(self, live: LiveSession) -> None:
+        try:
+            cgroups.remove(live.record.groups)
+            cgroups.remove(cgroups.every(self._host.hierarchies, live.key))
+        except OSError as error:
+            raise LifecycleError(f"session `{live.id}` still has processes in its groups: {error}; try again") from None
+
+    # Swept
+
+    async def sweep(self) -> None:
+        """Take away what a kill -9 left half made or half removed."""
+        for row in self._store.sessions():
+            record = decoded(row)[1]
+            unmade = record.maker is not None and processes.start_time(record.maker.pid) != record.maker.started
+            if unmade or (record.maker is None and not os.path.isdir(self._store.directory(row.key))):
+                await self._sweep_row(row)
+
+    async def _sweep_row(self, row: Row | None) -> None:
+        if row is None or row.ended is not None:
+            return
+        live = LiveSession(row, *decoded(row), self._store.directory(row.key))
+        await self._end_cell(live)
+        await processes.stop(live.record.processes, live.record.groups)
+        await self._remove_files(live)
+        self._remove_groups(live)
+        self._store.end(live.id)
+
+    # Told
+
+    def view(self, row: Row) -> SandboxSession:
+        """The contract's view of a row."""
+        spec, record = decoded(row)
+        if row.ended is not None:
+            state = SandboxState.TERMINATED
+        else:
+            state = SandboxState.RUNNING if processes.alive(record.processes) else SandboxState.SUSPENDED
+        return records.as_session(row.id, spec, record, state, self._store.directory(row.key))
+
+
+def decoded(row: Row) -> tuple[SandboxSpec, Record]:
+    """A row's spec and record."""
+    return from_json(row.spec, SandboxSpec), records.decode(row.record)

@@ -1,0 +1,172 @@
+"""The local backend for somebody at a terminal: execs on the caller's own streams, or on a terminal in the session."""
+
+import asyncio
+import errno
+import fcntl
+import os
+import socket
+import struct
+import termios
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+
+from alcove.contract import ExecError, ExecRequest, ExecResult
+from alcove.contract.rules import validate_exec
+from alcove.local import control, requests
+from alcove.local.backend import LocalSandbox
+from alcove.local.exec import Command, Execution, Outcome
+from alcove.local.operations import Kind, operation
+from alcove.local.relay import Flow, Relay, Streams
+
+__all__ = ["Resizing", "Streams", "TerminalSandbox", "raw_mode"]
+
+_STARTED = struct.pack("<I", 1)  # the exec_message that brings the terminal's master
+_MESSAGE_SIZE = 16
+_COMMON_SIZE = (24, 80)
+
+_MakeExecution = Callable[[socket.socket, Command, Callable[[], None], Callable[[list[int]], None]], Execution]
+
+
+class TerminalSandbox(LocalSandbox):
+    """`LocalSandbox` with two more ways to exec."""
+
+    async def relay(self, session_id: str, request: ExecRequest, streams: Streams) -> ExecResult:
+        """Run a command whose streams are the caller's: `exec` in all else.
+
+        Raises:
+            SandboxIoError: what it wrote could not be passed on.
+        """
+        return await self._follow(session_id, request, lambda *start: Relay(*start, streams))
+
+    async def terminal(self, session_id: str, request: ExecRequest, fd: int, resized: "Resizing") -> ExecResult:
+        """Run a command on a terminal of the session's own, shown on the caller's terminal `fd`, which is in raw mode."""
+        return await self._follow(session_id, request, lambda *start: TerminalRelay(*start, fd, resized))
+
+    async def _follow(self, session_id: str, request: ExecRequest, make: _MakeExecution) -> ExecResult:
+        validate_exec(request)
+        live = self._session(session_id)
+        user = requests.effective_user(request.user or live.spec.user, ranged=self._host.root)
+        cwd = requests.working_directory(request)
+        timeout = request.timeout or live.spec.limits.wall_time
+        limits = (request.output_limit, live.spec.output_limit, self.config.default_output_limit)
+        command = Command(
+            request=requests.encode(request, self._environment, cwd, user),
+            stdin=None,
+            timeout=timeout.seconds if timeout else None,
+            output_limit=next(limit for limit in limits if limit is not None),
+            cwd=cwd,
+            user=user,
+            owner=live.base_id,
+        )
+        execution = make(
+            await self._connect(live),
+            command,
+            lambda: self._end_now(live),
+            lambda fds: control.leave_pipes(live.directory, fds),
+        )
+        try:
+            outcome = await execution.run()
+        finally:
+            if execution.session_ended:
+                await asyncio.shield(self._stop(live.record.processes, live.record.groups))
+        return self._result(live, outcome, raw=request.raw)
+
+
+class Resizing:
+    """Told when the caller's terminal has another size; the exec that runs on it listens."""
+
+    def __init__(self) -> None:
+        self.listener: Callable[[], None] | None = None
+
+    def tell(self) -> None:
+        """The size has changed (SIGWINCH)."""
+        if self.listener:
+            self.listener()
+
+
+class TerminalRelay(Relay):
+    """A running exec on a terminal: the spawner opens it inside the session and sends us its master."""
+
+    def __init__(
+        self,
+        connection: socket.socket,
+        command: Command,
+        end_session: Callable[[], None],
+        leave: Callable[[list[int]], None],
+        fd: int,
+        resizing: Resizing,
+    ) -> None:
+        super().__init__(connection, command, end_session, leave, Streams())
+        self._fd = fd
+        self._master = -1
+        self._resizing = resizing
+
+    def _start(self) -> None:
+        rows, columns = _size(self._fd)
+        self._send(operation(Kind.TTY, n0=rows, n1=columns), [])
+        self._listen()
+
+    def _answer(self) -> None:
+        if self._master >= 0 or self._connection.recv(_MESSAGE_SIZE, socket.MSG_PEEK)[:4] != _STARTED:
+            super()._answer()
+            return
+        _, fds, _, _ = socket.recv_fds(self._connection, _MESSAGE_SIZE, 1)
+        if not fds:
+            raise ExecError("the session's terminal did not arrive; too many open files here?")
+        self._master = fds[0]
+        os.set_blocking(self._master, False)
+        self._incoming = Flow(self._fd, self._master, ours=self._master)
+        self._outgoing = [Flow(self._master, self._fd, ours=self._master)]
+        self._resizing.listener = self._resize
+
+    def _resize(self) -> None:
+        rows, columns = _size(self._fd)
+        fcntl.ioctl(self._master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+
+    def _close_what_is_over(self) -> None:
+        """Both directions are one descriptor, which is closed at the end."""
+
+    def _outcome(self, status: int | None) -> Outcome:
+        return Outcome(
+            status=status,
+            timed_out=self._timed_out,
+            stdout=b"",
+            stderr=b"",
+            stdout_omitted=0,
+            stderr_omitted=0,
+        )
+
+    def _close(self) -> None:
+        self._resizing.listener = None
+        self._incoming, self._outgoing = None, []
+        super()._close()
+        if self._master >= 0:
+            os.close(self._master)
+
+
+@contextmanager
+def raw_mode(fd: int) -> Iterator[Callable[[], None]]:
+    """Hand every key to the guest while inside, Ctrl-C too; the given function does so again after a stop (SIGCONT)."""
+    import tty
+
+    before = termios.tcgetattr(fd)
+
+    def enter() -> None:
+        tty.setraw(fd, termios.TCSADRAIN)
+
+    enter()
+    try:
+        yield enter
+    finally:
+        with suppress(termios.error):  # EIO: the terminal is gone, and with it what there was to restore
+            termios.tcsetattr(fd, termios.TCSADRAIN, before)
+
+
+def _size(fd: int) -> tuple[int, int]:
+    try:
+        rows, columns, _, _ = struct.unpack("HHHH", fcntl.ioctl(fd, termios.TIOCGWINSZ, bytes(8)))
+    except OSError as error:
+        if error.errno != errno.ENOTTY:
+            raise
+        return _COMMON_SIZE
+    return (rows, columns) if rows and columns else _COMMON_SIZE

@@ -1,0 +1,19 @@
+"""locks PATH: every lock on a file that can be had, kept while this stays."""
+
+import fcntl
+import os
+import sys
+
+from tests.security.hostile.raw import attempt, stay
+
+F_SETLEASE = 1024
+F_NOTIFY = 1026
+
+if __name__ == "__main__":
+    fd = os.open(sys.argv[1], os.O_RDONLY)
+    attempt("flock", lambda: fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB))
+    attempt("record-read", lambda: fcntl.lockf(fd, fcntl.LOCK_SH | fcntl.LOCK_NB))
+    attempt("record-write", lambda: fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB))
+    attempt("lease-read", lambda: fcntl.fcntl(fd, F_SETLEASE, fcntl.F_RDLCK))
+    attempt("lease-write", lambda: fcntl.fcntl(fd, F_SETLEASE, fcntl.F_WRLCK))
+    stay()
