@@ -87,14 +87,21 @@ static void seccomp(const struct plan *plan, uint32_t variant)
 }
 #endif
 
+static void no_new_privs(void)
+{
+#ifndef ALCOVE_OFF_NNP
+    CHECK(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs", "cell");
+#endif
+}
+
 void confine(const struct plan *plan, uint32_t seccomp_variant)
 {
     struct op op;
     plan_find(plan, OP_CAPABILITIES, &op);
-    drop_capabilities(op.v0, "cell");
 #ifndef ALCOVE_OFF_NNP
-    CHECK(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs", "cell");
+    drop_capabilities(op.v0, "cell");
 #endif
+    no_new_privs();
 #ifndef ALCOVE_OFF_LANDLOCK
     landlock(plan);
 #endif
@@ -102,5 +109,8 @@ void confine(const struct plan *plan, uint32_t seccomp_variant)
     seccomp(plan, seccomp_variant);
 #else
     (void)seccomp_variant;
+#endif
+#ifdef ALCOVE_OFF_NNP /* without it, Landlock and seccomp take only a process that still has its capabilities */
+    drop_capabilities(op.v0, "cell");
 #endif
 }

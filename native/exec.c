@@ -161,7 +161,12 @@ static void connect_stdio(const struct command *command, struct exec_slot *slot)
     }
     if (command->tty && ioctl(0, TIOCSCTTY, 0) < 0)
         stop(slot, STEP_TTY);
+#ifndef ALCOVE_OFF_CLOSEFDS
     sys_close_range(3, ~0U, 0);
+#else
+    for (int fd = 3; fd < 64; fd++)
+        fcntl(fd, F_SETFD, 0);
+#endif
 }
 
 static void say(const char *name, const char *what)

@@ -41,9 +41,7 @@ void init_main(const struct plan *plan, const struct mounts *mounts, int host_pr
     CHECK(message_send(socket, "i", 1, &pidns, 1), "socket", "init");
 
     drop_capabilities(0, "init");
-#ifndef ALCOVE_OFF_NNP
     CHECK(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs", "init");
-#endif
     /* the warden gone: so is the cell. Set last, since a change of credentials clears it (prctl(2)) */
     CHECK(prctl(PR_SET_PDEATHSIG, SIGKILL), "prctl", "init");
     sigset_t set;

@@ -220,6 +220,12 @@ int mount_proc(const char *path, int root)
     return moved;
 }
 
+#ifdef ALCOVE_OFF_MNTMASK
+enum { MASKING = 0 };
+#else
+enum { MASKING = 1 };
+#endif
+
 static void mask(const struct op *op, const struct mounts *mounts)
 {
     struct stat found;
@@ -251,9 +257,9 @@ void mounts_mask(const struct plan *plan, struct mounts *mounts)
     while (plan_next(&cursor, &op) == 1) {
         if (op.kind == OP_PROC)
             mounts->empty = op.s0; /* beneath the proc mount lies an empty directory, to be seen by way of `scratch` */
-        else if (op.kind == OP_MASK)
+        else if (op.kind == OP_MASK && MASKING)
             mask(&op, mounts);
-        else if (op.kind == OP_READONLY)
+        else if (op.kind == OP_READONLY && MASKING)
             readonly(&op, mounts);
         else if (op.kind == OP_SEAL)
             CHECK(mount_set(mounts->root, SYS_MOUNT_ATTR_RDONLY, 0), "read-only root", "");

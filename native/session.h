@@ -139,6 +139,7 @@ int probe_main(const char *directory);
 _Noreturn void warden_main(const struct plan *plan);
 void enter_cgroups(const struct cgroup_doors *doors, int born_outside);
 int open_namespace(int host_proc, const char *name);
+uint64_t compiled_in(void);
 void write_proc(int dirfd, const char *path, const char *text, const char *step);
 
 #ifdef ALCOVE_FAULTS

@@ -36,10 +36,14 @@ static void set_limits(const struct plan *plan, int host_proc)
     struct op op;
     while (plan_next(&cursor, &op) == 1) {
         if (op.kind == OP_RLIMIT && op.n0 == RLIMIT_NOFILE) {
+#ifndef ALCOVE_OFF_RLIMITS
             open_files = op;
+#endif
         } else if (op.kind == OP_RLIMIT) {
+#ifndef ALCOVE_OFF_RLIMITS
             struct rlimit limit = {op.v0, op.v1};
             CHECK(setrlimit(op.n0, &limit), "rlimit", "");
+#endif
         } else if (op.kind == OP_USER_SYSCTL) {
             char path[128];
             snprintf(path, sizeof path, "sys/%s", op.s0);
@@ -71,7 +75,7 @@ void spawner_enter(const struct plan *plan, int warden, int host_proc, uint32_t 
     struct op cell;
     expect(warden, 'e', namespaces, 3);
     plan_find(plan, OP_NAMESPACES, &cell);
-    if (cell.v0 & CLONE_NEWNET)
+    if (cell.v0 & compiled_in() & CLONE_NEWNET)
         CHECK(setns(namespaces[2], CLONE_NEWNET), "setns", "net");
     CHECK(setns(namespaces[0], CLONE_NEWNS), "setns", "mount");
     CHECK(setns(namespaces[1], CLONE_NEWPID), "setns", "pid");
@@ -86,8 +90,11 @@ void spawner_enter(const struct plan *plan, int warden, int host_proc, uint32_t 
         CHECK(unshare(CLONE_NEWCGROUP), "unshare", "cgroup");
         CHECK(prctl(PR_SET_DUMPABLE, 1), "prctl", "spawner"); /* for our own /proc files; out of every guest's sight */
     } else {
-        int inner = CLONE_NEWCGROUP;
-#ifndef ALCOVE_OFF_NESTED
+        int inner = 0;
+#ifndef ALCOVE_OFF_CGROUPNS
+        inner |= CLONE_NEWCGROUP;
+#endif
+#ifndef ALCOVE_OFF_CELLNS
         inner |= CLONE_NEWUSER;
 #endif
         CHECK(unshare(inner), "unshare", "the cell's user namespace");

@@ -35,6 +35,22 @@ int open_namespace(int host_proc, const char *name)
     return fd;
 }
 
+/* Every namespace, but for those that a test build leaves out to prove that somebody notices. */
+uint64_t compiled_in(void)
+{
+    uint64_t mask = ~0ULL;
+#ifdef ALCOVE_OFF_NETNS
+    mask &= ~(uint64_t)CLONE_NEWNET;
+#endif
+#ifdef ALCOVE_OFF_IPCNS
+    mask &= ~(uint64_t)CLONE_NEWIPC;
+#endif
+#ifdef ALCOVE_OFF_UTSNS
+    mask &= ~(uint64_t)CLONE_NEWUTS;
+#endif
+    return mask;
+}
+
 void write_proc(int dirfd, const char *path, const char *text, const char *step)
 {
     int fd = openat(dirfd, path, O_WRONLY | O_CLOEXEC);
@@ -117,6 +133,7 @@ static _Noreturn void spawner_main(const struct plan *plan, const struct cgroup_
     title_set("alcove-spawner");
     enter_cgroups(doors, 0);
     plan_find(plan, OP_NAMESPACES, &op);
+    op.v0 &= compiled_in();
     hostside_serve(plan, warden, host_proc, op.v0, join_namespaces);
     spawner_enter(plan, warden, host_proc, 0, -1);
     CHECK(message_send(warden, "r", 1, NULL, 0), "socket", "spawner");
@@ -181,11 +198,13 @@ static void settle_ids(void)
 static void set_sysctls(const struct plan *plan, int host_proc)
 {
     struct op op;
+#if !defined(ALCOVE_OFF_UTSNS)
     if (plan_find(plan, OP_HOSTNAME, &op))
         CHECK(sethostname(op.s0, op.len0), "sethostname", op.s0);
+#endif
     struct plan_cursor cursor = plan_begin(plan);
     while (plan_next(&cursor, &op) == 1)
-        if (op.kind == OP_SYSCTL) {
+        if (op.kind == OP_SYSCTL && compiled_in() & CLONE_NEWNET) { /* only of namespaces that are our own */
             char path[128];
             snprintf(path, sizeof path, "sys/%s", op.s0);
             write_proc(host_proc, path, op.s1, "sysctl");
@@ -199,10 +218,7 @@ static pid_t init_birth(const struct plan *plan, const struct mounts *mounts, in
 {
     int sockets[2];
     CHECK(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, sockets), "socket", "init");
-    struct sys_clone_args args = {.exit_signal = SIGCHLD};
-#ifndef ALCOVE_OFF_PIDNS
-    args.flags = CLONE_NEWPID;
-#endif
+    struct sys_clone_args args = {.flags = CLONE_NEWPID, .exit_signal = SIGCHLD};
     pid_t pid = sys_clone3(&args);
     CHECK(pid, "clone", "init");
     if (pid == 0)
@@ -215,7 +231,6 @@ static pid_t init_birth(const struct plan *plan, const struct mounts *mounts, in
 
 static void write_inner_maps(const struct plan *plan, int host_proc, pid_t spawner)
 {
-#ifndef ALCOVE_OFF_NESTED
     static const struct {
         uint32_t kind;
         const char *file;
@@ -232,7 +247,6 @@ static void write_inner_maps(const struct plan *plan, int host_proc, pid_t spawn
         snprintf(path, sizeof path, "%d/%s", (int)spawner, maps[i].file);
         write_proc(host_proc, path, text, "the cell's id map");
     }
-#endif
 }
 
 static void admit_spawner(struct warden *warden, int socket)
@@ -241,7 +255,11 @@ static void admit_spawner(struct warden *warden, int socket)
     CHECK(message_send(socket, "e", 1, namespaces, 3), "socket", "spawner");
     close(namespaces[2]);
     expect(socket, 'u', NULL);
+#ifndef ALCOVE_OFF_CELLNS
     write_inner_maps(warden->plan, warden->host_proc, warden->spawner);
+#else
+    (void)write_inner_maps;
+#endif
     char path[64];
     snprintf(path, sizeof path, "%d/ns/user", (int)warden->spawner);
     warden->cell_userns = openat(warden->host_proc, path, O_RDONLY | O_CLOEXEC);
@@ -301,6 +319,7 @@ void warden_main(const struct plan *plan)
     FAULT(plan, "spawner-born");
 
     plan_find(plan, OP_NAMESPACES, &op);
+    op.v0 &= compiled_in();
     CHECK(unshare((int)op.v0 & ~CLONE_NEWNET), "unshare", "");
     CHECK(message_send(sockets[0], "U", 1, NULL, 0), "socket", "spawner");
     /* the dearest namespace is made while the spawner writes our maps */

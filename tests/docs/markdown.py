@@ -56,19 +56,17 @@ def scripts(page: Path) -> list[tuple[int, str]]:
 
 
 def typed(text: str) -> list[tuple[str, str]]:
-    """A console block as commands and what each is to print; a command goes on where a line ends in a backslash."""
+    """A console block as commands and what each is to print; `> ` goes on with the command, as bash's own prompt."""
     found: list[tuple[str, str]] = []
-    more = False
     for line in text.splitlines():
-        if more:
-            command, _ = found.pop()
-            found.append((f"{command}\n{line}", ""))
-        elif line.startswith("$ "):
+        if line.startswith("$ "):
             found.append((line[2:], ""))
+            continue
+        command, expected = found.pop()
+        if line.startswith("> ") and not expected:
+            found.append((f"{command}\n{line[2:]}", ""))
         else:
-            command, expected = found.pop()
             found.append((command, f"{expected}{line}\n"))
-        more = line.endswith("\\") and (more or line.startswith("$ "))
     return found
 
 

@@ -164,5 +164,5 @@ def test_the_harness_notices() -> None:
     assert not agrees("", "something\n")
     assert not agrees("a\n", "b\n")
     assert not agrees("a\n", "a\nb\n")
-    assert typed("$ one \\\n  two\nout\n$ three\n") == [("one \\\n  two", "out\n"), ("three", "")]
+    assert typed("$ for one\n> two\nout\n$ three\n") == [("for one\ntwo", "out\n"), ("three", "")]
     assert alcove_calls("alcove run --net -- sh -c 'a | b' | wc\nls") == [["run", "--net", "--", "sh", "-c", "a | b"]]

@@ -43,7 +43,7 @@ def run(words: list[str]) -> int:
 
 
 def _open_the_standard_streams() -> None:
-    """A closed standard stream would be the next file that is opened, and the guest's output would land in our store."""
+    """Make sure that 0 to 2 are taken: else the store could be one of them, and the guest's output land in it."""
     for fd in range(3):
         try:
             os.fstat(fd)

@@ -54,7 +54,7 @@ COMMANDS = Commands(
             "run a command in a session of its own, which then ends",
             argv=_ARGV,
             options=(*_SESSION, *_EXEC, *_RESULT, Option("--keep", "", "keep the session; its id is told on stderr")),
-            about="The exit code is the command's: 128+N when signal N killed it, 124 at its timeout. 125 is Alcove's own.",
+            about="The exit code is the command's; 128+N: signal N killed it, 124: its timeout did, 125: Alcove failed.",
         ),
         Command(
             "shell",

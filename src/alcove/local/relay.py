@@ -154,11 +154,11 @@ class Relay(Execution):
 
     def __init__(
         self,
+        streams: Streams,
         connection: socket.socket,
         command: Command,
         end_session: Callable[[], None],
         leave: Callable[[list[int]], None],
-        streams: Streams,
     ) -> None:
         super().__init__(connection, command, end_session, leave)
         self._streams = streams

@@ -9,10 +9,11 @@ import struct
 import termios
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 
 from alcove.contract import ExecError, ExecRequest, ExecResult
 from alcove.contract.rules import validate_exec
-from alcove.local import control, requests
+from alcove.local import control, processes
 from alcove.local.backend import LocalSandbox
 from alcove.local.exec import Command, Execution, Outcome
 from alcove.local.operations import Kind, operation
@@ -36,39 +37,26 @@ class TerminalSandbox(LocalSandbox):
         Raises:
             SandboxIoError: what it wrote could not be passed on.
         """
-        return await self._follow(session_id, request, lambda *start: Relay(*start, streams))
+        return await self._follow(session_id, request, partial(Relay, streams))
 
-    async def terminal(self, session_id: str, request: ExecRequest, fd: int, resized: "Resizing") -> ExecResult:
-        """Run a command on a terminal of the session's own, shown on the caller's terminal `fd`, which is in raw mode."""
-        return await self._follow(session_id, request, lambda *start: TerminalRelay(*start, fd, resized))
+    async def terminal(self, session_id: str, request: ExecRequest, fd: int, resizing: "Resizing") -> ExecResult:
+        """Run a command on a terminal of the session's, shown on the caller's own terminal `fd` (see `raw_mode`)."""
+        return await self._follow(session_id, request, partial(TerminalRelay, fd, resizing))
 
     async def _follow(self, session_id: str, request: ExecRequest, make: _MakeExecution) -> ExecResult:
         validate_exec(request)
-        live = self._session(session_id)
-        user = requests.effective_user(request.user or live.spec.user, ranged=self._host.root)
-        cwd = requests.working_directory(request)
-        timeout = request.timeout or live.spec.limits.wall_time
-        limits = (request.output_limit, live.spec.output_limit, self.config.default_output_limit)
-        command = Command(
-            request=requests.encode(request, self._environment, cwd, user),
-            stdin=None,
-            timeout=timeout.seconds if timeout else None,
-            output_limit=next(limit for limit in limits if limit is not None),
-            cwd=cwd,
-            user=user,
-            owner=live.base_id,
-        )
+        live = self._sessions.live(session_id)
         execution = make(
-            await self._connect(live),
-            command,
-            lambda: self._end_now(live),
+            await self._connect(live, debug=request.debug),
+            self._command(live, request),
+            lambda: processes.ask_to_end(live.record.processes),
             lambda fds: control.leave_pipes(live.directory, fds),
         )
         try:
             outcome = await execution.run()
         finally:
             if execution.session_ended:
-                await asyncio.shield(self._stop(live.record.processes, live.record.groups))
+                await asyncio.shield(processes.stop(live.record.processes, live.record.groups))
         return self._result(live, outcome, raw=request.raw)
 
 
@@ -89,14 +77,14 @@ class TerminalRelay(Relay):
 
     def __init__(
         self,
+        fd: int,
+        resizing: Resizing,
         connection: socket.socket,
         command: Command,
         end_session: Callable[[], None],
         leave: Callable[[list[int]], None],
-        fd: int,
-        resizing: Resizing,
     ) -> None:
-        super().__init__(connection, command, end_session, leave, Streams())
+        super().__init__(Streams(), connection, command, end_session, leave)
         self._fd = fd
         self._master = -1
         self._resizing = resizing

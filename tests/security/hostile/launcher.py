@@ -41,5 +41,7 @@ if __name__ == "__main__":
     interpreted()
     for program in programs():
         read(program)
-        if os.path.realpath(program) != os.path.realpath(sys.executable):
-            change(program)
+        with contextlib.suppress(OSError):
+            if os.path.samefile(program, sys.executable):
+                continue
+        change(program)

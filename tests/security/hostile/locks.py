@@ -1,4 +1,4 @@
-"""locks PATH: every lock on a file that can be had, kept while this stays."""
+"""locks PATH [leases]: the locks on a file that can be had, kept while this stays. A lease would end with another open."""
 
 import fcntl
 import os
@@ -14,6 +14,7 @@ if __name__ == "__main__":
     attempt("flock", lambda: fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB))
     attempt("record-read", lambda: fcntl.lockf(fd, fcntl.LOCK_SH | fcntl.LOCK_NB))
     attempt("record-write", lambda: fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB))
-    attempt("lease-read", lambda: fcntl.fcntl(fd, F_SETLEASE, fcntl.F_RDLCK))
-    attempt("lease-write", lambda: fcntl.fcntl(fd, F_SETLEASE, fcntl.F_WRLCK))
+    if "leases" in sys.argv:
+        attempt("lease-read", lambda: fcntl.fcntl(fd, F_SETLEASE, fcntl.F_RDLCK))
+        attempt("lease-write", lambda: fcntl.fcntl(fd, F_SETLEASE, fcntl.F_WRLCK))
     stay()

@@ -1,0 +1,100 @@
+"""Completion: a few lines for each shell, which ask `alcove __complete` for the words that can follow."""
+
+import os
+
+from alcove.cli.grammar import Command, Given, Usage
+from alcove.cli.local import with_backend
+from alcove.cli.table import COMMANDS
+from alcove.local.terminal import TerminalSandbox
+
+# The last word is the one that is being typed, empty at its beginning. No answer: the shell's own file names.
+_SCRIPTS = {
+    "bash": """_alcove() {
+    local IFS=$'\\n'
+    COMPREPLY=($(compgen -W "$(alcove __complete -- "${COMP_WORDS[@]:1:COMP_CWORD}" 2>/dev/null)" \\
+        -- "${COMP_WORDS[COMP_CWORD]}"))
+}
+complete -o default -F _alcove alcove
+""",
+    "zsh": """#compdef alcove
+_alcove() {
+    local -a found
+    found=(${(f)"$(alcove __complete -- "${(@)words[2,CURRENT]}" 2>/dev/null)"})
+    if (( $#found )); then compadd -a found; else _default; fi
+}
+if [ "$funcstack[1]" = _alcove ]; then _alcove "$@"; else compdef _alcove alcove; fi
+""",
+    "fish": """function __alcove_complete
+    set -l typed (commandline -opc)
+    alcove __complete -- $typed[2..] (commandline -ct) 2>/dev/null
+end
+complete -c alcove -f -n 'count (__alcove_complete)' -a '(__alcove_complete)'
+""",
+}
+
+
+def completion(given: Given) -> int:
+    """Print a shell's script."""
+    shell = given.words[0]
+    if shell not in _SCRIPTS:
+        raise Usage(f"there is completion for bash, zsh and fish, not for `{shell}`")
+    print(_SCRIPTS[shell], end="")
+    return 0
+
+
+def complete(given: Given) -> int:
+    """Print what the last word can become, one a line."""
+    words = given.argv or [""]
+    for candidate in candidates(words, given):
+        if candidate.startswith(words[-1]):
+            print(candidate)
+    return 0
+
+
+def candidates(words: list[str], given: Given) -> list[str]:
+    """Return all that can stand in the place of the last of `words`."""
+    if len(words) == 1:
+        return [command.name for command in COMMANDS.rows.values() if not command.hidden]
+    command = COMMANDS.rows.get(words[0])
+    before = words[1:-1]
+    if command is None or "--" in before:
+        return []
+    if before and (option := command.option(before[-1])) and option.value:
+        return []
+    if words[-1].startswith("-"):
+        return [option.name for option in command.options]
+    return _positional(command, _count_words(command, before), given)
+
+
+def _count_words(command: Command, before: list[str]) -> int:
+    taken = 0
+    skip = False
+    for word in before:
+        if skip:
+            skip = False
+        elif word.startswith("-"):
+            option = command.option(word)
+            skip = bool(option and option.value)
+        else:
+            taken += 1
+    return taken
+
+
+def _positional(command: Command, index: int, given: Given) -> list[str]:
+    if not command.words or (command.most_words is not None and index >= command.most_words):
+        return ["--"] if command.argv else []
+    word = command.words[min(index, len(command.words) - 1)].strip("[]")
+    if word.startswith("ID"):
+        return _ids(given)
+    return word.split("|") if "|" in word and ":" not in word else []
+
+
+def _ids(given: Given) -> list[str]:
+    found: list[str] = []
+
+    async def work(backend: TerminalSandbox) -> int:
+        found.extend(session.id for session in backend.sessions())
+        return 0
+
+    with_backend(given, work)
+    return [os.fspath(name) for name in found]

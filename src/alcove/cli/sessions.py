@@ -1,0 +1,144 @@
+"""The commands that make, show, change and end sessions."""
+
+import asyncio
+
+from alcove.cli import tables, values
+from alcove.cli.failures import FAILED, not_found, told, warn
+from alcove.cli.grammar import Given, Usage
+from alcove.cli.local import spec, with_backend
+from alcove.contract import (
+    FilesystemMount,
+    Limited,
+    SandboxError,
+    SandboxSession,
+    SandboxState,
+    SessionNotFound,
+    Unrestricted,
+    to_json,
+)
+from alcove.local.terminal import TerminalSandbox
+
+_POLICIES = {"none": Limited(), "host": Unrestricted()}
+
+
+def create(given: Given) -> int:
+    """Make a session."""
+
+    async def work(backend: TerminalSandbox) -> int:
+        session = await backend.provision(spec(given, wall_time=given["timeout"], user=given["user"]))
+        _tell(session, given, session.id)
+        return 0
+
+    return with_backend(given, work)
+
+
+def ls(given: Given) -> int:
+    """List the sessions."""
+
+    async def work(backend: TerminalSandbox) -> int:
+        labels = dict(given["label"]).items()
+        found = [session for session in backend.sessions(ended=given["all"]) if labels <= session.labels.items()]
+        if given["json"]:
+            print(f"[{','.join(to_json(session).decode() for session in found)}]")
+        elif given["quiet"]:
+            print("".join(f"{session.id}\n" for session in found), end="")
+        else:
+            tables.show(("ID", "STATE", "NETWORK", "LIMITS", "LABELS"), [_row(session) for session in found])
+        return 0
+
+    return with_backend(given, work)
+
+
+def show(given: Given) -> int:
+    """Show one session, an ended one too."""
+
+    async def work(backend: TerminalSandbox) -> int:
+        session = backend.session(given.words[0])
+        if given["json"]:
+            print(to_json(session).decode())
+        else:
+            tables.show(None, _details(session))
+        return 0
+
+    return with_backend(given, work)
+
+
+def mount(given: Given) -> int:
+    """Show a host directory in a live session."""
+    session_id, text = given.words
+    wanted = _mount(text)
+
+    async def work(backend: TerminalSandbox) -> int:
+        session = await backend.attach_filesystem(session_id, wanted)
+        _tell(session, given, f"{wanted.target} ({_access(wanted)}) shows {wanted.source or 'a fresh directory'}")
+        return 0
+
+    return with_backend(given, work)
+
+
+def net(given: Given) -> int:
+    """Show or change a session's network."""
+    session_id, *wanted = given.words
+    if wanted and wanted[0] not in _POLICIES:
+        raise Usage(f"a session's network is `none` or `host`, not `{wanted[0]}`: alcove net {session_id} none")
+
+    async def work(backend: TerminalSandbox) -> int:
+        if wanted:
+            session = await backend.apply_network_policy(session_id, _POLICIES[wanted[0]])
+        else:
+            session = backend.session(session_id)
+        _tell(session, given, session.metadata["network"])
+        return 0
+
+    return with_backend(given, work)
+
+
+def rm(given: Given) -> int:
+    """End sessions."""
+    if bool(given.words) == given["all"]:
+        raise Usage("name the sessions to end, or give --all: alcove rm s-1 s-2")
+
+    async def work(backend: TerminalSandbox) -> int:
+        known = [session.id for session in backend.sessions()]
+        ids = known if given["all"] else given.words
+        outcomes = await asyncio.gather(*(backend.terminate(name) for name in ids), return_exceptions=True)
+        failures = [outcome for outcome in outcomes if outcome is not None]
+        for failure in failures:
+            if not isinstance(failure, SandboxError):
+                raise failure
+            warn(told(not_found(failure, known) if isinstance(failure, SessionNotFound) else failure))
+        return FAILED if failures else 0
+
+    return with_backend(given, work)
+
+
+def _mount(text: str) -> FilesystemMount:
+    try:
+        return values.mount(text)
+    except ValueError as error:
+        raise Usage(f"{text}: {error}") from None
+
+
+def _tell(session: SandboxSession, given: Given, words: str) -> None:
+    print(to_json(session).decode() if given["json"] else words)
+
+
+def _access(mount: FilesystemMount) -> str:
+    return mount.access.replace("_", "-")
+
+
+def _row(session: SandboxSession) -> tuple[str, ...]:
+    labels = " ".join(f"{key}={value}" for key, value in session.labels.items())
+    metadata = session.metadata
+    return (session.id, session.state, metadata.get("network", ""), metadata.get("limits", ""), labels)
+
+
+def _details(session: SandboxSession) -> list[tuple[str, str]]:
+    rows = [("id", str(session.id)), ("state", str(session.state)), ("backend", session.backend)]
+    rows += session.metadata.items()
+    rows += [("label", f"{key}={value}") for key, value in session.labels.items()]
+    if session.state is not SandboxState.TERMINATED:
+        for entry in session.mounts:
+            access = entry.access.replace("_", "-")
+            rows.append(("mount", f"{entry.target} ({access}) {entry.host_path or ''}".rstrip()))
+    return rows
