@@ -44,9 +44,13 @@ async def backend(config: LocalSandboxConfig, store: Path) -> AsyncIterator[Loca
 
 
 async def _make_what_the_store_keeps(backend: LocalSandbox) -> None:
-    """Provision once for each set of generated files, which later sessions share."""
+    """Provision once for each set of generated files, which later sessions share; open the store a second time.
+
+    SQLite keeps the descriptor of a closed connection for the next one, as long as another is open (POSIX locks).
+    """
     for policy in (Limited(), Unrestricted()):
         await backend.terminate((await backend.provision(SandboxSpec(network_policy=policy))).id)
+    await LocalSandbox(backend.config).aclose()
 
 
 @pytest_asyncio.fixture

@@ -127,13 +127,13 @@ class Seen:
             "limits": self.limits,
             "oom_score_adj": self.oom_score_adj,
             "descriptors": {fd: target.partition(":[")[0] for fd, target in self.descriptors.items()},
-            "mounts": [row.split(" ", 2)[2] for row in self.mountinfo],
+            "mounts": [_comparable(row) for row in self.mountinfo],
             "maps": self.maps,
             "setgroups": self.setgroups,
             "terminal, policy, nice": self.scheduling,
             "coredump_filter": self.coredump_filter,
             "working directory": self.working_directory,
-            "environment": self.environment,
+            "environment": sorted(self.environment.split("\0")),
             "owner": self.owner,
             "landlock": self.landlock,
         }
@@ -142,6 +142,12 @@ class Seen:
     def scheduling(self) -> tuple[str, str, str]:
         """Return the controlling terminal, the scheduling policy and the nice value (proc(5))."""
         return self.stat[4], self.stat[38], self.stat[16]
+
+
+def _comparable(row: str) -> str:
+    """Return a row of mountinfo without its mount ids and device, which a mount made anew has of its own."""
+    fields = row.split(" ")
+    return " ".join(fields[3:])
 
 
 _OF_EVERY_START = (

@@ -108,7 +108,7 @@ class TestFs07:
             finally:
                 control.kill()
         assert {said[name] for name in ("tmpfs", "bind", "fsopen", "open_tree", "move_mount", "unshare-mount")} == {"ok"}
-        assert mounts.count(f" {tmp_path} ") >= 2
+        assert mounts.count(" - tmpfs none ") > outside.read(os.getpid(), "mountinfo").count(" - tmpfs none ")
 
 
 def _line(process: "subprocess.Popen[str]") -> str:
@@ -134,7 +134,9 @@ class TestFs08:
                 inside, here = outside.namespaces(control.pid), outside.namespaces(os.getpid())
             finally:
                 control.kill()
-        assert {word for name, word in said.items() if not name.endswith("time")} == {"ok"}
+        # ENOMEM: children of one whose own first child, the PID 1 of its new namespace, has ended
+        assert {word for name, word in said.items() if not name.endswith("time")} <= {"ok", "ENOMEM"}
+        assert said["clone-user"] == said["unshare-mount"] == said["clone3-net"] == "ok"
         assert all(inside[name] != here[name] for name in inside if name != "pid")
 
     async def test_fs08_no_budget_for_user_namespaces_either(self, make_cell: MakeCell) -> None:

@@ -41,7 +41,7 @@ def not_found(error: SessionNotFound, known: Iterable[str]) -> InvalidRequest:
     close = get_close_matches(error.session_id, ids, n=_MOST_SHOWN, cutoff=0.5)
     close += [name for name in ids if name.startswith(error.session_id) and name not in close]
     if close:
-        advice = f"did you mean {', '.join(close[:_MOST_SHOWN])}?"
+        advice = f"did you mean {' or '.join(f'`{name}`' for name in close[:_MOST_SHOWN])}?"
     elif ids:
         shown = ", ".join(ids[:_MOST_SHOWN])
         advice = f"there are: {shown}{' …' if len(ids) > _MOST_SHOWN else ''} (`alcove ls`)"

@@ -18,7 +18,7 @@ from alcove.contract import (
 )
 from alcove.local.terminal import TerminalSandbox
 
-_POLICIES = {"none": Limited(), "host": Unrestricted()}
+_POLICIES: dict[str, Unrestricted | Limited] = {"none": Limited(), "host": Unrestricted()}
 
 
 def create(given: Given) -> int:

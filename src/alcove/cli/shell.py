@@ -53,7 +53,7 @@ async def _on_terminal(backend: TerminalSandbox, session_id: str, given: Given) 
         loop.add_signal_handler(signal.SIGWINCH, resizing.tell)
         loop.add_signal_handler(signal.SIGCONT, continued)
         try:
-            result = await backend.terminal(session_id, wanted, 0, resizing)
+            result = await backend.terminal(session_id, wanted, (0, 1), resizing)
         finally:
             loop.remove_signal_handler(signal.SIGWINCH)
             loop.remove_signal_handler(signal.SIGCONT)

@@ -54,7 +54,7 @@ COMMANDS = Commands(
             "run a command in a session of its own, which then ends",
             argv=_ARGV,
             options=(*_SESSION, *_EXEC, *_RESULT, Option("--keep", "", "keep the session; its id is told on stderr")),
-            about="The exit code is the command's; 128+N: signal N killed it, 124: its timeout did, 125: Alcove failed.",
+            about="The exit code is the command's; 128+N: killed by signal N, 124: by its timeout, 125: Alcove failed.",
         ),
         Command(
             "shell",

@@ -65,7 +65,7 @@ class LocalSandbox:
             raise LifecycleError("rootfs `owned` needs root: a plain user has no ids to own the host's files with")
         self._mounter = Mounter(self.config, self._store.root, self._host, launcher)
         self._sessions = Sessions(self.config, self._store, self._host, launcher, self._mounter)
-        self._environment = requests.base_environment(self._sessions.layout.search_path)
+        self._environment = requests.Environment(requests.base_environment(self._sessions.layout.search_path))
         self._swept = False
 
     def capabilities(self) -> SandboxCapabilities:
@@ -141,9 +141,15 @@ class LocalSandbox:
         """Run a command to its end; see `SandboxBackend.exec`."""
         validate_exec(request)
         live = self._sessions.live(session_id)
-        command = self._command(live, request)
+        requests.effective_user(request.user or live.spec.user, ranged=self._host.root)
+        connection = await self._connect(live, debug=request.debug)  # first: the command's monitor is born meanwhile
+        try:
+            command = self._command(live, request)
+        except BaseException:
+            connection.close()
+            raise
         execution = Execution(
-            await self._connect(live, debug=request.debug),
+            connection,
             command,
             end_session=lambda: processes.ask_to_end(live.record.processes),
             leave=lambda fds: control.leave_pipes(live.directory, fds),

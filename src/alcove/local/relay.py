@@ -258,7 +258,8 @@ class Relay(Execution):
             flow.finish()
             flow.step()
         self._watch()
-        await self._flushed
+        if not self._timed_out:  # time is up: nobody who sleeps over our output may prolong it
+            await self._flushed
 
     def _outcome(self, status: int | None) -> Outcome:
         held = [flow.ours for flow in self._outgoing if flow.ours >= 0 and not flow.eof]

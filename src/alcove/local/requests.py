@@ -2,6 +2,7 @@
 
 import os
 import posixpath
+from collections.abc import Mapping
 
 from alcove.contract import MEMORY_MOUNT, OUTPUTS_MOUNT, ExecRequest, InvalidRequest
 from alcove.local.operations import Kind, operation, strings
@@ -54,12 +55,29 @@ def effective_user(user: str | None, *, ranged: bool) -> str | None:
     return user
 
 
-def encode(request: ExecRequest, environment: dict[str, str], cwd: str, user: str | None) -> bytes:
+class Environment:
+    """The base environment, encoded once: most requests add nothing to it."""
+
+    def __init__(self, base: dict[str, str]) -> None:
+        self._base = base
+        self._encoded = _encoded(base)
+
+    def encode(self, user: str | None, own: Mapping[str, str]) -> bytes:
+        """The operation for a request's environment: its `own` variables win."""
+        if not own and not user:
+            return self._encoded
+        return _encoded({**self._base, **({"USER": user} if user else {}), **own})
+
+
+def _encoded(variables: Mapping[str, str]) -> bytes:
+    return strings(Kind.ENV, [f"{name}={value}" for name, value in variables.items()])
+
+
+def encode(request: ExecRequest, environment: Environment, cwd: str, user: str | None) -> bytes:
     """The request's operations, all but its stdio."""
-    merged = {**environment, **({"USER": user} if user else {}), **request.env}
     parts = [
         strings(Kind.ARGV, (request.command, *request.args)),
-        strings(Kind.ENV, [f"{name}={value}" for name, value in merged.items()]),
+        environment.encode(user, request.env),
         operation(Kind.CWD, cwd.encode("utf-8", "surrogateescape")),
     ]
     if request.command in _BUILTINS:

@@ -21,6 +21,9 @@ STANDARD_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 SESSION_DIRECTORIES = {"workspace": WORKSPACE, "tmp": "/tmp", "outputs": OUTPUTS_MOUNT, "memory": MEMORY_MOUNT}  # noqa: S108
 
 _TOOLCHAIN = ("usr", "bin", "sbin", "lib", "lib32", "lib64", "libx32", "etc", "opt", "var", "nix")
+# Where services keep sockets and FIFOs that anybody may open; /usr has none, and every program starts from there
+_VEILED = ("etc", "opt", "var")
+_STAGE = ".lower"
 _DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
 _ETC_FILES = ("passwd", "group", "shadow", "gshadow", "hosts", "hostname", "resolv.conf", "machine-id")
 # What leaks the host or speaks to it, even to a reader without rights; the rest of /proc is the pid namespace's own.
@@ -60,6 +63,7 @@ class Layout(Struct, frozen=True):
 
     host_made: bool
     owned: bool
+    veiled: tuple[str, ...]
     visible: tuple[str, ...]
     hidden: tuple[str, ...]
     cpus: int
@@ -76,6 +80,7 @@ def layout(*, root: bool, owned: bool, visible: Iterable[str], hidden: Iterable[
     return Layout(
         host_made=root,
         owned=owned,
+        veiled=tuple(name for name in _VEILED if not owned and (root or not _with_mounts_beneath(f"/{name}"))),
         visible=tuple(path for path in shown if not _within_toolchain(path)),
         hidden=tuple(hidden),
         cpus=cpus,
@@ -158,11 +163,28 @@ def _toolchain(layout: Layout) -> Iterator[bytes]:
             yield operation(Kind.SYMLINK, name, os.readlink(path))
         elif os.path.isdir(path):
             yield operation(Kind.DIRECTORY, name, n0=0o755)
-            if not layout.owned:
+            if name in layout.veiled:
+                yield from _veiled(layout, path, name)
+            elif not layout.owned:
                 yield operation(Kind.TREE, path, name, flags=_READ_ONLY | layout._tree)
     if not os.path.isdir("/var"):
         yield operation(Kind.DIRECTORY, "var", n0=0o755)
         yield operation(Kind.DIRECTORY, "var/tmp", n0=0o1777)
+
+
+def _veiled(layout: Layout, path: str, name: str) -> Iterator[bytes]:
+    """A read-only overlay: its sockets, FIFOs and locks are other objects than the host's, which a bind's are not."""
+    yield operation(Kind.DIRECTORY, _STAGE, n0=0o700)
+    yield operation(Kind.TREE, path, _STAGE, flags=_READ_ONLY | layout._tree | Tree.NOT_RECURSIVE)
+    # a lower layer alone is no overlay: the second one is an empty directory of the root's
+    yield operation(Kind.OVERLAY, name, f"{_STAGE}:{name}", flags=_READ_ONLY)
+    yield operation(Kind.UNSTAGE, _STAGE)
+
+
+def _with_mounts_beneath(path: str) -> bool:
+    """Locked together in a plain user's namespace, such a tree cannot be a lower layer."""
+    with open("/proc/self/mountinfo") as file:
+        return any(line.split(" ")[4].startswith(f"{path}/") for line in file)
 
 
 def owned_places() -> list[str]:
@@ -189,14 +211,12 @@ def _owned(layout: Layout, places: SessionPlaces) -> Iterator[bytes]:
     flags = Tree.HOST | Tree.IDMAP | Tree.NOSUID | Tree.NODEV
     yield operation(Kind.DIRECTORY, ".layers", n0=0o700)
     yield operation(Kind.TREE, f"{places.directory}/layers", ".layers", flags=flags)
-    yield operation(Kind.DIRECTORY, ".lower", n0=0o700)
     for name in owned_places():
-        lower = flags | Tree.RDONLY | Tree.NOT_RECURSIVE
-        yield operation(Kind.TREE, f"/{name}", ".lower", flags=lower)
-        yield operation(Kind.OVERLAY, name, ".lower", flags=Tree.NOSUID | Tree.NODEV)
+        yield operation(Kind.DIRECTORY, _STAGE, n0=0o700)
+        yield operation(Kind.TREE, f"/{name}", _STAGE, flags=flags | Tree.RDONLY | Tree.NOT_RECURSIVE)
+        yield operation(Kind.OVERLAY, name, _STAGE, flags=Tree.NOSUID | Tree.NODEV)
         yield operation(Kind.OVERLAY_UPPER, f".layers/{name}/upper", f".layers/{name}/work")
-        yield operation(Kind.UNSTAGE, ".lower")
-        yield operation(Kind.DIRECTORY, ".lower", n0=0o700)
+        yield operation(Kind.UNSTAGE, _STAGE)
     yield operation(Kind.UNSTAGE, ".layers")
 
 

@@ -39,9 +39,14 @@ class TerminalSandbox(LocalSandbox):
         """
         return await self._follow(session_id, request, partial(Relay, streams))
 
-    async def terminal(self, session_id: str, request: ExecRequest, fd: int, resizing: "Resizing") -> ExecResult:
-        """Run a command on a terminal of the session's, shown on the caller's own terminal `fd` (see `raw_mode`)."""
-        return await self._follow(session_id, request, partial(TerminalRelay, fd, resizing))
+    async def terminal(
+        self, session_id: str, request: ExecRequest, shown_on: tuple[int, int], resizing: "Resizing"
+    ) -> ExecResult:
+        """Run a command on a terminal of the session's, shown on the caller's: where it is read, where it is written.
+
+        The caller's terminal is in raw mode meanwhile: `raw_mode`.
+        """
+        return await self._follow(session_id, request, partial(TerminalRelay, shown_on, resizing))
 
     async def _follow(self, session_id: str, request: ExecRequest, make: _MakeExecution) -> ExecResult:
         validate_exec(request)
@@ -77,7 +82,7 @@ class TerminalRelay(Relay):
 
     def __init__(
         self,
-        fd: int,
+        shown_on: tuple[int, int],
         resizing: Resizing,
         connection: socket.socket,
         command: Command,
@@ -85,12 +90,12 @@ class TerminalRelay(Relay):
         leave: Callable[[list[int]], None],
     ) -> None:
         super().__init__(Streams(), connection, command, end_session, leave)
-        self._fd = fd
+        self._keys, self._screen = shown_on
         self._master = -1
         self._resizing = resizing
 
     def _start(self) -> None:
-        rows, columns = _size(self._fd)
+        rows, columns = _size(self._screen)
         self._send(operation(Kind.TTY, n0=rows, n1=columns), [])
         self._listen()
 
@@ -103,16 +108,19 @@ class TerminalRelay(Relay):
             raise ExecError("the session's terminal did not arrive; too many open files here?")
         self._master = fds[0]
         os.set_blocking(self._master, False)
-        self._incoming = Flow(self._fd, self._master, ours=self._master)
-        self._outgoing = [Flow(self._master, self._fd, ours=self._master)]
+        self._incoming = Flow(self._keys, self._master, ours=self._master)
+        self._outgoing = [Flow(self._master, self._screen, ours=self._master)]
         self._resizing.listener = self._resize
 
     def _resize(self) -> None:
-        rows, columns = _size(self._fd)
+        rows, columns = _size(self._screen)
         fcntl.ioctl(self._master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
 
     def _close_what_is_over(self) -> None:
-        """Both directions are one descriptor, which is closed at the end."""
+        """Both directions are one descriptor, closed at the end; a caller whose terminal is gone has hung up."""
+        gone = self._incoming and self._incoming.over and not self._incoming.failure
+        if gone or any(flow.failure for flow in self._outgoing):
+            self._kill()
 
     def _outcome(self, status: int | None) -> Outcome:
         return Outcome(

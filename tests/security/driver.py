@@ -1,0 +1,175 @@
+"""A supervisor to be killed, starved or confused: run as `python -m tests.security.driver COMMAND STORE …`.
+
+Its launcher is the one that ALCOVE_TEST_NATIVE names, as in the test run that starts it.
+"""
+
+import asyncio
+import errno
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+from alcove.contract import ExecRequest, FilesystemAccess, FilesystemMount, Limited, SandboxError, SandboxSpec
+from alcove.local import LocalSandbox, LocalSandboxConfig
+from tests.security.corpus import PLACE
+
+SESSION = "driven"
+
+
+def open_backend(store: str) -> LocalSandbox:
+    return LocalSandbox(LocalSandboxConfig(root_dir=store, native=os.environ.get("ALCOVE_TEST_NATIVE")))
+
+
+def spec(corpus: str | None = None, **fields: Any) -> SandboxSpec:
+    mounts = [FilesystemMount(source=corpus, target=PLACE, access=FilesystemAccess.READ_ONLY)] if corpus else []
+    return SandboxSpec(network_policy=Limited(allowed_hosts=[]), mounts=mounts, **fields)
+
+
+async def attack(store: str, corpus: str, name: str) -> None:
+    """Run a hostile program to its end in a session of this process's."""
+    backend = open_backend(store)
+    session = await backend.provision(spec(corpus))
+    request = ExecRequest("python3", ["-m", f"tests.security.hostile.{name}"], env={"PYTHONPATH": PLACE}, timeout=30)
+    result = await backend.exec(session.id, request)
+    await backend.terminate(session.id)
+    sys.exit(result.exit_code)
+
+
+async def flood(store: str, program: str) -> None:
+    """Take part in a foreground exec until killed; say when its output flows."""
+    backend = open_backend(store)
+    session = await backend.provision(spec(session_id=SESSION))
+    print(session.id, flush=True)
+    await backend.exec(session.id, ExecRequest("sh", ["-c", program], timeout=60))
+
+
+async def create(backend: LocalSandbox) -> None:
+    await backend.provision(spec(session_id=SESSION))
+
+
+async def use(backend: LocalSandbox) -> None:
+    await backend.exec(SESSION, ExecRequest("true", timeout=20))
+
+
+async def terminate(backend: LocalSandbox) -> None:
+    await backend.terminate(SESSION)
+
+
+DEEDS: dict[str, Callable[[LocalSandbox], Coroutine[Any, Any, None]]] = {
+    "create": create,
+    "use": use,
+    "terminate": terminate,
+}
+
+
+class Events:
+    """Count what the interpreter audits (files, sockets, processes, the database), and strike at one of them."""
+
+    def __init__(self, strike_at: int, strike: Callable[[], None]) -> None:
+        self.count = 0
+        self.on = False
+        self._strike_at = strike_at
+        self._strike = strike
+        sys.addaudithook(self._hook)
+
+    def _hook(self, name: str, _arguments: tuple[Any, ...]) -> None:
+        if not self.on or name.startswith(("object.", "sys.", "import", "compile", "exec", "gc.", "code.", "marshal.")):
+            return
+        self.count += 1
+        if self.count == self._strike_at:
+            self.on = False
+            self._strike()
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def fail(number: int) -> Callable[[], None]:
+    def strike() -> None:
+        raise OSError(number, os.strerror(number))
+
+    return strike
+
+
+def one(store: str, deed: str, strike_at: int, strike: Callable[[], None]) -> dict[str, Any]:
+    """Do one deed in this process, struck at the n-th event; tell how it ended."""
+    backend = open_backend(store)
+    events = Events(strike_at, strike)
+    told: dict[str, Any] = {"error": None}
+
+    async def doing() -> None:
+        events.on = True
+        try:
+            await DEEDS[deed](backend)
+        except SandboxError as error:
+            told["error"] = type(error).__name__
+        finally:
+            events.on = False
+
+    try:
+        asyncio.run(doing())
+    except Exception as error:  # noqa: BLE001 - what is not ours is what is looked for
+        told["error"] = f"!{type(error).__name__}: {error}"
+    return {**told, "events": events.count}
+
+
+def struck(store: str, deed: str, strike_at: int, kind: str) -> dict[str, Any]:
+    """Do `one` in a child, which may be killed; this process has imported all there is, so that a child costs little."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            strike = die if kind == "kill" else fail(getattr(errno, kind))
+            os.write(writer, json.dumps(one(store, deed, strike_at, strike)).encode())
+        finally:
+            os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader, "rb") as pipe:
+        said = pipe.read()
+    status = os.waitpid(child, 0)[1]
+    killed = os.WIFSIGNALED(status)
+    return {"killed": killed, **(json.loads(said) if said else {})}
+
+
+def serve() -> None:
+    """Answer requests from standard input, one a line: [store, deed, event, kind]."""
+    for line in sys.stdin:
+        print(json.dumps(struck(*json.loads(line))), flush=True)
+
+
+def limited(store: str, deed: str, descriptors: str) -> None:
+    """Do one deed with only so many descriptors free."""
+    import resource
+
+    used = len(os.listdir("/proc/self/fd")) - 1
+    backend = open_backend(store)
+    used = max(used, len(os.listdir("/proc/self/fd")) - 1)
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (used + int(descriptors), hard))
+    told: dict[str, Any] = {"error": None}
+    try:
+        asyncio.run(DEEDS[deed](backend))
+    except SandboxError as error:
+        told["error"] = type(error).__name__
+    except Exception as error:  # noqa: BLE001 - what is not ours is what is looked for
+        told["error"] = f"!{type(error).__name__}: {error}"
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    print(json.dumps(told))
+
+
+if __name__ == "__main__":
+    command, *rest = sys.argv[1:]
+    if command == "attack":
+        asyncio.run(attack(*rest))
+    elif command == "flood":
+        asyncio.run(flood(*rest))
+    elif command == "serve":
+        serve()
+    elif command == "limited":
+        limited(*rest)
+    assert Path.cwd()
