@@ -103,7 +103,8 @@ static const char *spawn_spawner(struct warden *warden, const struct op *op, int
         title_set("alcove-spawner");
         close(sockets[0]);
         enter_cgroups(&warden->cgroups, 1);
-        spawner_enter(warden->plan, sockets[1], warden->host_proc, op->n0, warden->cell_userns);
+        spawner_enter(warden->plan, sockets[1], warden->host_proc, op->n0, warden->cell_userns,
+                      warden->cell_cgroupns);
         message_send(sockets[1], "r", 1, NULL, 0);
         spawner_serve(listener, -1);
     }

@@ -319,6 +319,8 @@ static _Noreturn void watch(int connection, pid_t command, struct exec_slot *slo
         if (ended)
             break;
         if (ppoll(&caller, 1, NULL, &wake) > 0) { /* the order to kill, or the caller is gone */
+            char order;
+            (void)!recv(connection, &order, 1, MSG_DONTWAIT); /* unread, it would turn our answer into a reset */
             kill_tree(command, &status, &ended, &wake);
             break;
         }

@@ -80,7 +80,7 @@ static void build_root(const struct op *op, struct mounts *mounts)
     CHECK(sys_move_mount(mounts->root, "", AT_FDCWD, "/", SYS_MOVE_MOUNT_F_EMPTY_PATH), "mount", "the root over /");
     mounts->scratch = sys_open_tree(mounts->root, "", SYS_OPEN_TREE_CLONE | SYS_OPEN_TREE_CLOEXEC | SYS_AT_EMPTY_PATH);
     CHECK(mounts->scratch, "open_tree", "the root");
-    CHECK(fchdir(mounts->root), "chdir", "the new root"); /* overlay options name layers relative to here */
+    CHECK(fchdir(mounts->root), "chdir", "the new root"); /* an overlay's options may name layers relative to here */
 }
 
 static void build_directory(const struct op *op, const struct mounts *mounts)
@@ -117,7 +117,10 @@ static void build_tree(const struct op *op, const struct mounts *mounts, size_t 
             return;
         CHECK(tree, "mount", op->s0);
     }
-    CHECK(mount_move(tree, mounts->root, op->s1), "move_mount", op->s1);
+    if (op->flags & TREE_STAGE)
+        CHECK(sys_move_mount(tree, "", AT_FDCWD, op->s1, SYS_MOVE_MOUNT_F_EMPTY_PATH), "move_mount", op->s1);
+    else
+        CHECK(mount_move(tree, mounts->root, op->s1), "move_mount", op->s1);
     close(tree);
 }
 
@@ -189,10 +192,6 @@ void mounts_build(const struct plan *plan, struct mounts *mounts)
         case OP_TMPFS: build_tmpfs(&op, mounts); break;
         case OP_WRITABLE: build_writable(&op, mounts); break;
         case OP_DEVPTS: build_devpts(&op, mounts); break;
-        case OP_UNSTAGE:
-            CHECK(umount2(op.s0, MNT_DETACH), "umount", op.s0);
-            CHECK(unlinkat(mounts->root, op.s0, AT_REMOVEDIR), "rmdir", op.s0);
-            break;
         case OP_OVERLAY: {
             struct plan_cursor rest = cursor;
             if (plan_next(&rest, &layers) != 1 || layers.kind != OP_OVERLAY_UPPER)

@@ -35,7 +35,6 @@ enum op_kind {
     OP_TMPFS,     /* s0 path, v0 bytes, v1 inodes, n0 mode, flags TREE_* */
     OP_OVERLAY,   /* s0 path, s1 lower, flags; upper and work follow as OP_OVERLAY_UPPER */
     OP_OVERLAY_UPPER, /* s0 upper, s1 work */
-    OP_UNSTAGE,       /* s0: unmount and remove a mount point; overlays keep their own hold on layers */
     OP_WRITABLE,      /* s0 path: a directory of the root's that stays writable when it is sealed */
     OP_PROC,          /* s0 path; also an empty directory to hide others behind */
     OP_DEVPTS,        /* s0 path */
@@ -73,6 +72,7 @@ enum {
     TREE_IDMAP_OWNER = 64,   /* the owner on disk appears as the session's root */
     TREE_OPTIONAL = 128,     /* absent on the host: skip */
     TREE_NOT_RECURSIVE = 256, /* without the mounts beneath */
+    TREE_STAGE = 1024,        /* s1 is a place of the host's root: a layer for an overlay, gone with that root */
     TREE_FILE = 512           /* the source is a file, so its mount point is one (attach) */
 };
 

@@ -82,8 +82,9 @@ void confine(const struct plan *plan, uint32_t seccomp_variant);
 void drop_capabilities(uint64_t keep, const char *who);
 
 /* ---- spawner.c ---- */
-/* Enters the cell: expects the cell's mount and pid namespaces from the warden. userns: the cell's, or -1 to make it. */
-void spawner_enter(const struct plan *plan, int warden, int host_proc, uint32_t seccomp_variant, int userns);
+/* Enters the cell: expects the cell's mount and pid namespaces from the warden. userns, cgroupns: the cell's, or -1 to make it. */
+void spawner_enter(const struct plan *plan, int warden, int host_proc, uint32_t seccomp_variant, int userns,
+                   int cgroupns);
 /* Closes every other descriptor. reaped: init's reports of the orphans that it reaped, or -1. */
 _Noreturn void spawner_serve(int listener, int reaped);
 
@@ -122,7 +123,7 @@ struct warden {
     const struct plan *plan;
     struct cgroup_doors cgroups;
     pid_t init, spawner;
-    int host_proc, cell_pidns, cell_userns;
+    int host_proc, cell_pidns, cell_userns, cell_cgroupns;
     struct attach_view view;
 };
 struct control_reply {

@@ -69,7 +69,7 @@ static void expect(int socket, char wanted, int *fds, int count)
         _exit(1); /* the warden has reported why */
 }
 
-void spawner_enter(const struct plan *plan, int warden, int host_proc, uint32_t variant, int userns)
+void spawner_enter(const struct plan *plan, int warden, int host_proc, uint32_t variant, int userns, int cgroupns)
 {
     int namespaces[3];
     struct op cell;
@@ -87,7 +87,7 @@ void spawner_enter(const struct plan *plan, int warden, int host_proc, uint32_t 
     CHECK(setresuid(0, 0, 0), "setuid", "cell");
     if (userns >= 0) {
         CHECK(setns(userns, CLONE_NEWUSER), "setns", "user");
-        CHECK(unshare(CLONE_NEWCGROUP), "unshare", "cgroup");
+        CHECK(setns(cgroupns, CLONE_NEWCGROUP), "setns", "cgroup");
         CHECK(prctl(PR_SET_DUMPABLE, 1), "prctl", "spawner"); /* for our own /proc files; out of every guest's sight */
     } else {
         int inner = 0;

@@ -69,7 +69,8 @@ static void clean_start(void)
     /* an anonymous session keyring: the caller's is not inherited (not namespaced, keyctl(2)); no keys, no need */
     syscall(SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, NULL);
     for (int number = 1; number < NSIG; number++)
-        signal(number, SIG_DFL); /* what the caller ignores (Python: SIGPIPE) would be ignored in every command */
+        /* what the caller ignores (Python: SIGPIPE) would be ignored in every command; libc keeps 32 and 33 to itself */
+        syscall(SYS_rt_sigaction, number, &(struct { void *handler; unsigned long flags, restorer, mask; }){0}, NULL, 8);
     sigset_t all;
     sigfillset(&all);
     sigprocmask(SIG_SETMASK, &all, NULL);
@@ -135,7 +136,7 @@ static _Noreturn void spawner_main(const struct plan *plan, const struct cgroup_
     plan_find(plan, OP_NAMESPACES, &op);
     op.v0 &= compiled_in();
     hostside_serve(plan, warden, host_proc, op.v0, join_namespaces);
-    spawner_enter(plan, warden, host_proc, 0, -1);
+    spawner_enter(plan, warden, host_proc, 0, -1, -1);
     CHECK(message_send(warden, "r", 1, NULL, 0), "socket", "spawner");
     spawner_serve(FD_EXEC, reaped);
 }
@@ -264,6 +265,9 @@ static void admit_spawner(struct warden *warden, int socket)
     snprintf(path, sizeof path, "%d/ns/user", (int)warden->spawner);
     warden->cell_userns = openat(warden->host_proc, path, O_RDONLY | O_CLOEXEC);
     CHECK(warden->cell_userns, "open namespace", "the cell's user");
+    snprintf(path, sizeof path, "%d/ns/cgroup", (int)warden->spawner);
+    warden->cell_cgroupns = openat(warden->host_proc, path, O_RDONLY | O_CLOEXEC);
+    CHECK(warden->cell_cgroupns, "open namespace", "the cell's cgroup");
     CHECK(message_send(socket, "m", 1, NULL, 0), "socket", "spawner");
 }
 

@@ -158,6 +158,14 @@ def test_every_page_is_in_the_index() -> None:
         assert relative.name in index, f"{relative} is in neither index"
 
 
+@pytest.mark.parametrize("page", pages(), ids=named)
+def test_every_fence_is_a_block(page: Path) -> None:
+    fences = re.findall(r"^ *```", page.read_text(), re.MULTILINE)
+
+    assert len(fences) == 2 * len(blocks(page))
+    assert {block.language for block in blocks(page)} <= {"", "python", "console", "sh", "yaml", "json", "text"}
+
+
 def test_the_harness_notices() -> None:
     assert agrees("a…\n…\nz\n", "abc\n1\n2\nz\n")
     assert agrees("", "")

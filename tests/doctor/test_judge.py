@@ -122,6 +122,15 @@ def test_landlock_left_out_at_boot_is_told_from_a_kernel_without_it() -> None:
     assert "metadata.isolation" in absent.consequence
 
 
+def test_overlays_are_needed_unless_a_session_does_without() -> None:
+    without = replace(hosts.DEBIAN_12_ROOT, native=hosts.probe(landlock=6, idmap=1, overlay=errno.ENODEV))
+
+    assert one(judge(without), "overlay").status == "limited"
+    needed = one(judge(replace(without, trial=Trial(error="overlay (etc): ENODEV"))), "overlay")
+    assert needed.status == "missing"
+    assert needed.remedy == "modprobe overlay"
+
+
 def test_abstract_sockets_decide_about_the_host_s_network() -> None:
     fenced = judge(replace(hosts.DEBIAN_12_ROOT, native=hosts.probe(landlock=6, idmap=1)))
 

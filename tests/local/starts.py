@@ -133,7 +133,8 @@ class Seen:
             "terminal, policy, nice": self.scheduling,
             "coredump_filter": self.coredump_filter,
             "working directory": self.working_directory,
-            "environment": sorted(self.environment.split("\0")),
+            # a shell on the way exports where it is
+            "environment": sorted(set(self.environment.split("\0")) - {"PWD=/workspace"}),
             "owner": self.owner,
             "landlock": self.landlock,
         }

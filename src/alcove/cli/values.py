@@ -7,10 +7,10 @@ from alcove.contract import FilesystemAccess, FilesystemMount
 
 _MOUNT = "write it as SRC:DST, SRC:DST:ro or SRC:DST:rw, for example ./data:/workspace/data:ro"
 _ACCESS = {"ro": FilesystemAccess.READ_ONLY, "rw": FilesystemAccess.READ_WRITE}
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)([KMGT])(?:i?B)?", re.IGNORECASE)
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)([KMGT])(?:i?B)?", re.ASCII | re.IGNORECASE)
 _SHIFTS = {"K": 10, "M": 20, "G": 30, "T": 40}
 _SECONDS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_DURATION = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ms|s|m|h|d|)")
+_DURATION = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ms|s|m|h|d|)", re.ASCII)
 _KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 

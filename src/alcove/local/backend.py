@@ -36,7 +36,7 @@ from alcove.contract.rules import (
 )
 from alcove.local import cgroups, control, host, landlock, limits, native, processes, requests
 from alcove.local.config import LocalSandboxConfig
-from alcove.local.exec import Command, Execution, Outcome, exit_code
+from alcove.local.exec import Command, Execution, NotTaken, Outcome, exit_code
 from alcove.local.launch import DEBUG_SOCKET, EXEC_SOCKET, connect, listen
 from alcove.local.mounting import Mounter
 from alcove.local.operations import Kind, operation
@@ -142,6 +142,14 @@ class LocalSandbox:
         validate_exec(request)
         live = self._sessions.live(session_id)
         requests.effective_user(request.user or live.spec.user, ranged=self._host.root)
+        try:
+            outcome = await self._execute(live, request)
+        except NotTaken:  # it met a session on its way out; the files are there, and the command has not begun
+            await self._sessions.restart(live)
+            outcome = await self._execute(live, request)
+        return self._result(live, outcome, raw=request.raw)
+
+    async def _execute(self, live: LiveSession, request: ExecRequest) -> Outcome:
         connection = await self._connect(live, debug=request.debug)  # first: the command's monitor is born meanwhile
         try:
             command = self._command(live, request)
@@ -155,11 +163,10 @@ class LocalSandbox:
             leave=lambda fds: control.leave_pipes(live.directory, fds),
         )
         try:
-            outcome = await execution.run()
+            return await execution.run()
         finally:
             if execution.session_ended:  # the next exec must not meet what is still on its way out
                 await asyncio.shield(processes.stop(live.record.processes, live.record.groups))
-        return self._result(live, outcome, raw=request.raw)
 
     def _command(self, live: LiveSession, request: ExecRequest) -> Command:
         user = requests.effective_user(request.user or live.spec.user, ranged=self._host.root)

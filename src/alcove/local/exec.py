@@ -52,6 +52,10 @@ class Outcome(Struct, frozen=True):
     stderr_omitted: int
 
 
+class NotTaken(ExecError):
+    """The request was never read, so that it may be sent again."""
+
+
 class Execution:
     """A running exec. `end_session` ends every process of the session; `leave` takes pipes that others still hold."""
 
@@ -75,6 +79,7 @@ class Execution:
         self._captures: dict[int, Capture] = {}
         self._killing = False
         self._timed_out = False
+        self._reset = False
         #: True when the session's processes ended under the command, or had to be ended to end it.
         self.session_ended = False
 
@@ -145,7 +150,7 @@ class Execution:
             rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, Layout(f"{len(sent)}i").pack(*sent))
             self._connection.sendmsg([request], [rights])
         except OSError as error:
-            raise ExecError(f"the session's spawner does not answer: {error.strerror}") from None
+            raise NotTaken(f"the session's spawner does not answer: {error.strerror}") from None
         finally:
             if body >= 0:
                 os.close(body)
@@ -183,6 +188,10 @@ class Execution:
             data = self._connection.recv(_MESSAGE.size)
         except BlockingIOError:
             return
+        except ConnectionResetError:
+            # something we sent was never read; what was answered before is still to be had
+            self._reset = True
+            return
         except OSError:
             data = b""
         if len(data) < _MESSAGE.size:
@@ -198,6 +207,8 @@ class Execution:
         self.session_ended = True
         if self._killing:
             self._done.set_result(None)  # the kill took the whole session, this tree with it
+        elif self._reset:
+            self._done.set_exception(NotTaken("the session ended before it had read the request"))
         else:
             self._done.set_exception(
                 ExecError("the session's processes ended before the command did; its files are kept, run it again")

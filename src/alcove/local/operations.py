@@ -35,13 +35,12 @@ class Kind:
     TMPFS = 37
     OVERLAY = 38
     OVERLAY_UPPER = 39
-    UNSTAGE = 40
-    WRITABLE = 41
-    PROC = 42
-    DEVPTS = 43
-    MASK = 44
-    READONLY = 45
-    SEAL = 46
+    WRITABLE = 40
+    PROC = 41
+    DEVPTS = 42
+    MASK = 43
+    READONLY = 44
+    SEAL = 45
     ARGV = 64
     ENV = 65
     FALLBACK_ARGV = 66
@@ -71,6 +70,7 @@ class Tree:
     OPTIONAL = 128
     NOT_RECURSIVE = 256
     FILE = 512
+    STAGE = 1024
 
 
 class Stdio:

@@ -255,8 +255,9 @@ class Relay(Execution):
         if self._incoming:
             self._incoming.abandon()
         for flow in self._outgoing:
-            flow.finish()
-            flow.step()
+            if not flow.over:
+                flow.finish()
+                flow.step()
         self._watch()
         if not self._timed_out:  # time is up: nobody who sleeps over our output may prolong it
             await self._flushed

@@ -23,7 +23,8 @@ SESSION_DIRECTORIES = {"workspace": WORKSPACE, "tmp": "/tmp", "outputs": OUTPUTS
 _TOOLCHAIN = ("usr", "bin", "sbin", "lib", "lib32", "lib64", "libx32", "etc", "opt", "var", "nix")
 # Where services keep sockets and FIFOs that anybody may open; /usr has none, and every program starts from there
 _VEILED = ("etc", "opt", "var")
-_STAGE = ".lower"
+# A directory that every host has: layers lie over it until the host's root goes
+_STAGE = "/proc"
 _DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
 _ETC_FILES = ("passwd", "group", "shadow", "gshadow", "hosts", "hostname", "resolv.conf", "machine-id")
 # What leaks the host or speaks to it, even to a reader without rights; the rest of /proc is the pid namespace's own.
@@ -163,22 +164,25 @@ def _toolchain(layout: Layout) -> Iterator[bytes]:
             yield operation(Kind.SYMLINK, name, os.readlink(path))
         elif os.path.isdir(path):
             yield operation(Kind.DIRECTORY, name, n0=0o755)
-            if name in layout.veiled:
-                yield from _veiled(layout, path, name)
-            elif not layout.owned:
+            if name in layout.veiled and name != "etc":
+                yield from _veiled(layout, name)
+            elif not layout.owned and name not in layout.veiled:
                 yield operation(Kind.TREE, path, name, flags=_READ_ONLY | layout._tree)
     if not os.path.isdir("/var"):
         yield operation(Kind.DIRECTORY, "var", n0=0o755)
         yield operation(Kind.DIRECTORY, "var/tmp", n0=0o1777)
 
 
-def _veiled(layout: Layout, path: str, name: str) -> Iterator[bytes]:
-    """A read-only overlay: its sockets, FIFOs and locks are other objects than the host's, which a bind's are not."""
-    yield operation(Kind.DIRECTORY, _STAGE, n0=0o700)
-    yield operation(Kind.TREE, path, _STAGE, flags=_READ_ONLY | layout._tree | Tree.NOT_RECURSIVE)
-    # a lower layer alone is no overlay: the second one is an empty directory of the root's
-    yield operation(Kind.OVERLAY, name, f"{_STAGE}:{name}", flags=_READ_ONLY)
-    yield operation(Kind.UNSTAGE, _STAGE)
+def _veiled(layout: Layout, name: str, above: tuple[str, ...] = ()) -> Iterator[bytes]:
+    """A read-only overlay: its sockets, FIFOs and locks are other objects than the host's, which a bind's are not.
+
+    `above` are layers that are staged already and whose files come before the host's.
+    """
+    flags = _READ_ONLY | layout._tree | Tree.NOT_RECURSIVE | Tree.STAGE
+    yield operation(Kind.TREE, f"/{name}", f"/{name}", flags=flags)
+    # one lower layer alone is no overlay: where there is no other, an empty directory of the new root is the second
+    lower = ":".join((*above, f"/{name}", *(() if above else (name,))))
+    yield operation(Kind.OVERLAY, name, lower, flags=_READ_ONLY)
 
 
 def _with_mounts_beneath(path: str) -> bool:
@@ -208,16 +212,13 @@ def _owned(layout: Layout, places: SessionPlaces) -> Iterator[bytes]:
     The clone has no mounts beneath it: with them it could not be a lower layer (they are locked together in a user
     namespace), and they are the host's business (a container's /etc/hostname).
     """
-    flags = Tree.HOST | Tree.IDMAP | Tree.NOSUID | Tree.NODEV
-    yield operation(Kind.DIRECTORY, ".layers", n0=0o700)
-    yield operation(Kind.TREE, f"{places.directory}/layers", ".layers", flags=flags)
+    flags = Tree.HOST | Tree.IDMAP | Tree.NOSUID | Tree.NODEV | Tree.STAGE
+    yield operation(Kind.TREE, f"{places.directory}/layers", _STAGE, flags=flags)
     for name in owned_places():
-        yield operation(Kind.DIRECTORY, _STAGE, n0=0o700)
-        yield operation(Kind.TREE, f"/{name}", _STAGE, flags=flags | Tree.RDONLY | Tree.NOT_RECURSIVE)
-        yield operation(Kind.OVERLAY, name, _STAGE, flags=Tree.NOSUID | Tree.NODEV)
-        yield operation(Kind.OVERLAY_UPPER, f".layers/{name}/upper", f".layers/{name}/work")
-        yield operation(Kind.UNSTAGE, _STAGE)
-    yield operation(Kind.UNSTAGE, ".layers")
+        lower = flags | Tree.RDONLY | Tree.NOT_RECURSIVE
+        yield operation(Kind.TREE, f"/{name}", f"/{name}", flags=lower)
+        yield operation(Kind.OVERLAY, name, f"/{name}", flags=Tree.NOSUID | Tree.NODEV)
+        yield operation(Kind.OVERLAY_UPPER, f"{_STAGE}/{name}/upper", f"{_STAGE}/{name}/work")
 
 
 def check_overlays(warden: int) -> None:
@@ -291,7 +292,14 @@ def _owner_tree(layout: Layout, places: SessionPlaces) -> bytes:
 
 
 def _etc(layout: Layout, directory: str) -> Iterator[bytes]:
-    """Our own files over those of the host's /etc that are there; a link (as resolv.conf often is) leads into /run."""
+    """Our own files over those of the host's /etc; without an overlay over those that are there, of which a link (as
+    resolv.conf often is) leads into /run.
+    """
+    if "etc" in layout.veiled:
+        flags = _READ_ONLY | layout._tree | Tree.STAGE
+        yield operation(Kind.TREE, directory, _STAGE, flags=flags)
+        yield from _veiled(layout, "etc", above=(_STAGE,))
+        return
     for name in _OWNED_ETC_FILES if layout.owned else _ETC_FILES:
         path = f"/etc/{name}"
         if os.path.islink(path):

@@ -310,7 +310,6 @@ class Sessions:
     def _remove_groups(self, live: LiveSession) -> None:
         try:
             cgroups.remove(live.record.groups)
-            cgroups.remove(cgroups.every(self._host.hierarchies, live.key))
         except OSError as error:
             raise LifecycleError(f"session `{live.id}` still has processes in its groups: {error}; try again") from None
 
@@ -331,6 +330,7 @@ class Sessions:
         await self._end_cell(live)
         await processes.stop(live.record.processes, live.record.groups)
         await self._remove_files(live)
+        live.record = replace(live.record, groups=cgroups.every(self._host.hierarchies, live.key))
         self._remove_groups(live)
         self._store.end(live.id)
 

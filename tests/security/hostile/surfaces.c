@@ -24,8 +24,8 @@ int main(void)
     say("open_by_handle", syscall(SYS_open_by_handle_at, AT_FDCWD, handle, O_RDONLY));
     say("personality", syscall(SYS_personality, ADDR_NO_RANDOMIZE | READ_IMPLIES_EXEC));
     say("keyring", syscall(SYS_keyctl, 0, -3, 1));
-    say("add_key", syscall(SYS_add_key, "user", "alcove-hostile", "x", 1, -4));
-    say("request_key", syscall(SYS_request_key, "user", "alcove-hostile", "x", -4));
+    say("add_key", syscall(SYS_add_key, "user", "alcove-hostile", "x", 1, -1 /* the thread's */));
+    say("request_key", syscall(SYS_request_key, "user", "alcove-hostile", "x", -1));
     say("syslog", syscall(SYS_syslog, 3, NULL, 0));
     say("acct", syscall(SYS_acct, "/workspace/acct"));
     say("quotactl", syscall(SYS_quotactl, 0x800007, NULL, 0, NULL));

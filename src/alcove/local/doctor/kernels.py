@@ -19,11 +19,11 @@ REQUIRED = (
     Feature("openat2", (5, 6), "no session: paths could not be resolved safely against a hostile guest"),
     Feature("CLONE_INTO_CGROUP", (5, 7), "no session where cgroup v2 is in use"),
     Feature("close_range", (5, 9), "no session: descriptors could leak into it"),
+    Feature("overlayfs in a user namespace", (5, 11), "no session: /etc, /opt and /var are shown through it"),
     Feature("mount_setattr", (5, 12), "no session: host directories could not be shown read-only, all the way down"),
 )
 #: Without one of these a session says so, or what needs it is refused.
 BETTER = (
-    Feature("overlayfs in a user namespace", (5, 11), "no writable layers over host directories"),
     Feature("idmapped mounts (ext4, xfs; btrfs 5.15, tmpfs 6.3)", (5, 12), "root attaches no host directories"),
     Feature("Landlock ABI 1", (5, 13), "no second fence: `isolation` has no `landlock`", 1),
     Feature("cgroup.kill", (5, 14), "killing by the pid namespace alone, which takes longer in a fork bomb"),

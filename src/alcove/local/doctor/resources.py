@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from alcove.local.doctor.causes import persistent
 from alcove.local.doctor.facts import Facts
 from alcove.local.doctor.report import Finding
+from alcove.local.limits import OWN_PROCESSES
 
 _MIB = 1 << 20
 _LITTLE_BYTES = 512 * _MIB
@@ -30,7 +31,7 @@ def judge_resources(facts: Facts) -> Iterator[Finding]:
     yield _pids(facts)
     yield _kill(facts)
     yield _rlimit("open-files", "descriptors of a process", facts.open_files, facts.default_open_files, "-n")
-    yield _rlimit("user-processes", "processes of the user", facts.processes, facts.default_pids + 1, "-u")
+    yield _rlimit("user-processes", "processes of the user", facts.processes, facts.default_pids + OWN_PROCESSES, "-u")
     yield _pid_max(facts)
     yield _namespaces(facts)
     yield _store(facts)
@@ -100,7 +101,7 @@ def _kill(facts: Facts) -> Finding:
 def _rlimit(number: str, what: str, hard: int, wanted: int, option: str) -> Finding:
     if hard >= wanted:
         return Finding(id=number, what=what, status="ok", fact=f"up to {_count(hard)}; {wanted} by default")
-    fits = f"pids={hard - 1}" if option == "-u" else f"open_files={hard}"
+    fits = f"pids={hard - OWN_PROCESSES}" if option == "-u" else f"open_files={hard}"
     return Finding(
         id=number,
         what=what,

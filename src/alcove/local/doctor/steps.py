@@ -115,15 +115,21 @@ def _unrestricted(facts: Facts) -> Finding:
 
 
 def _overlay(facts: Facts) -> Finding:
+    """Needed for /etc, /opt and /var, but where a plain user's have mounts beneath them; a whole session tells."""
     error = facts.native["overlay"]
     if error == 0:
         return Finding(id="overlay", what="copy-on-write layers", status="ok", fact="overlayfs with userxattr mounted")
+    needed = facts.trial is None or bool(facts.trial.error)
     return Finding(
         id="overlay",
         what="copy-on-write layers",
-        status="limited",
+        status="missing" if needed else "limited",
         fact=f"overlay: {errno_name(error)}",
-        consequence="rootfs `owned`, copy-on-write mounts and snapshots are refused",
+        consequence=(
+            "no session can be made: /etc, /opt and /var are shown through overlays"
+            if needed
+            else "sockets and FIFOs of /etc, /opt and /var show inside; an owned root is refused"
+        ),
         remedy="sudo modprobe overlay" if error == errno.ENODEV else newer_kernel(facts),
     )
 
