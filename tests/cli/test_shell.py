@@ -41,6 +41,11 @@ class Keyboard:
         self.type(text.encode() + b"\r")
         return self.until(PROMPT)
 
+    def job(self, command: str) -> None:
+        """Begin a foreground job, and wait until the terminal is its own: before, Ctrl-C would be the shell's."""
+        self.type(f"sh -c 'echo begun-$((1)); exec {command}'\r".encode())
+        self.until(b"begun-1\r\n")
+
     def resize(self, rows: int, columns: int) -> None:
         fcntl.ioctl(self.master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
 
@@ -106,22 +111,21 @@ def test_end_of_file_leaves_the_shell(shell: Keyboard) -> None:
 
 
 def test_ctrl_c_is_the_guests(shell: Keyboard) -> None:
-    shell.type(b"echo begun-$((1)); sleep 60\r")
-    shell.until(b"begun-1\r\n")
+    shell.job("sleep 60")
     shell.type(CTRL_C)
     shell.until(PROMPT)
     assert "code 130." in shell.line("echo code $?.")
 
 
 def test_job_control(shell: Keyboard) -> None:
-    shell.type(b"cat\r")
+    shell.job("cat")
     shell.type(b"echoed\r")
     shell.until(b"echoed\r\nechoed\r\n")
     shell.type(CTRL_Z)
     assert "Stopped" in shell.until(PROMPT)
     assert "cat" in shell.line("jobs")
     shell.type(b"fg\r")
-    shell.until(b"cat\r\n")
+    shell.until(b"exec cat'\r\n")
     shell.type(b"again\r")
     shell.until(b"again\r\nagain\r\n")
     shell.type(CTRL_D)
@@ -130,11 +134,13 @@ def test_job_control(shell: Keyboard) -> None:
 
 
 def test_a_new_size_reaches_the_guest(shell: Keyboard) -> None:
-    shell.line("trap 'stty size' WINCH")
-    shell.type(b"while :; do read -t 0.1 line; done\r")
+    shell.type(
+        b"python3 -c 'import os, signal; signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGWINCH]); "
+        b'print("armed", 1 + 1, sep="-"); signal.sigwait([signal.SIGWINCH]); print(os.get_terminal_size())\'\r'
+    )
+    shell.until(b"armed-2")
     shell.resize(50, 132)
-    shell.until(b"50 132")
-    shell.type(CTRL_C)
+    shell.until(b"columns=132, lines=50")
     shell.until(PROMPT)
     assert "50 132" in shell.line("stty size")
 
@@ -163,8 +169,6 @@ def test_a_stop_and_a_return(shell: Keyboard) -> None:
     shell.type(b"echo back-$((1))\r")
     shell.until(b"back-1\r\n")
     shell.until(PROMPT)
-    shell.type(b"sleep 60\r")
-    shell.until(b"sleep 60")
     assert not termios.tcgetattr(shell.master)[3] & termios.ISIG
 
 

@@ -6,14 +6,12 @@ Users of the host do not show; `nobody` stands for every id that the session doe
 import hashlib
 import os
 from contextlib import suppress
-from functools import lru_cache
 
 HOSTNAME = "alcove"
 _MACHINE_ID = "616c636f766500000000000000000000"
 _NO_NAMESERVER = "# this session has no network\n"
 
 
-@lru_cache(maxsize=16)
 def generate(store: str, *, shared_network: bool, users: bool) -> str:
     """Return the directory of the files, making it if this content was not there yet.
 

@@ -72,6 +72,9 @@ class Sessions:
                 hidden=(*config.hidden, os.path.realpath(store.root), ROOT_STORE),
             cpus=host.cpus,
         )
+        self._etc = {
+            shared: etc.generate(store.root, shared_network=shared, users=host.root) for shared in (False, True)
+        }
         self._live: dict[str, LiveSession] = {}
         me = os.getpid()
         self._maker = Maker(me, processes.start_time(me) or 0)
@@ -165,7 +168,6 @@ class Sessions:
                 os.chown(path, live.base_id, live.base_id)
 
     async def _start(self, live: LiveSession, enforced: limits.Enforced, launcher: Launcher) -> None:
-        shared_network = isinstance(live.spec.network_policy, Unrestricted)
         groups = cgroups.create(self._host.hierarchies, live.key, enforced.groups)
         memory = self._config.memory_dir or f"{live.directory}/memory"
         live.record = replace(
@@ -180,7 +182,7 @@ class Sessions:
             directory=live.directory,
             memory=memory,
             memory_is_own=self._config.memory_dir is None,
-            etc=etc.generate(self._store.root, shared_network=shared_network, users=self._host.root),
+            etc=self._etc[isinstance(live.spec.network_policy, Unrestricted)],
             idmap=self._host.idmap,
             base_id=live.base_id,
             shm_bytes=enforced.groups.memory,

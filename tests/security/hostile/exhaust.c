@@ -78,7 +78,12 @@ static int file_one(const char *path)
     static int fd = -1;
     if (fd < 0)
         fd = *path ? open(path, O_CREAT | O_WRONLY, 0600) : memfd_create("hostile", 0);
-    return fd < 0 || write(fd, block, MIB) != MIB ? -1 : 0;
+    if (fd < 0)
+        return -1;
+    ssize_t wrote = write(fd, block, MIB);
+    if (wrote >= 0 && wrote < MIB)
+        errno = ENOSPC;
+    return wrote < MIB ? -1 : 0;
 }
 
 static int segment_one(void)

@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator
 
+from alcove.local.cgroups import OWN_PROCESSES
 from alcove.local.doctor.causes import persistent
 from alcove.local.doctor.facts import Facts
 from alcove.local.doctor.report import Finding
-from alcove.local.limits import OWN_PROCESSES
 
 _MIB = 1 << 20
 _LITTLE_BYTES = 512 * _MIB
