@@ -77,13 +77,27 @@ static void reap(struct warden *warden)
 
 /* ---- requests ---- */
 
+/* Neither what is dead but not yet reaped nor a monitor, which ends with its command. */
+static int counts(int proc, const char *pid)
+{
+    char path[300], stat[128] = "";
+    snprintf(path, sizeof path, "%s/stat", pid);
+    int fd = openat(proc, path, O_RDONLY | O_CLOEXEC);
+    ssize_t got = fd < 0 ? -1 : read(fd, stat, sizeof stat - 1);
+    if (fd >= 0)
+        close(fd);
+    const char *end = got > 0 ? strrchr(stat, ')') : NULL;
+    return end && end[1] && end[2] != 'Z' && end[2] != 'X' && !strstr(stat, "(alcove-exec)");
+}
+
 static uint32_t count_processes(void)
 {
     uint32_t count = 0;
     DIR *proc = opendir("/proc");
     struct dirent *entry;
     while (proc && (entry = readdir(proc)))
-        count += entry->d_name[0] >= '1' && entry->d_name[0] <= '9' && strcmp(entry->d_name, "1") != 0;
+        if (entry->d_name[0] >= '1' && entry->d_name[0] <= '9' && strcmp(entry->d_name, "1") != 0)
+            count += (uint32_t)counts(dirfd(proc), entry->d_name);
     if (proc)
         closedir(proc);
     return count;

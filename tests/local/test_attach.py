@@ -534,8 +534,7 @@ async def test_a_user_beside_the_owner_gets_nothing(cell: Cell, give: Give, as_r
         assert (source / "of roots").stat().st_uid == 0
 
 
-@pytest.mark.root
-async def test_a_source_below_a_closed_directory_works_for_root(cell: Cell, give: Give, tmp_path: Path) -> None:
+async def test_a_source_below_a_closed_directory_works(cell: Cell, give: Give, tmp_path: Path) -> None:
     source = give("closed/given", given="found")
     (tmp_path / "closed").chmod(0o700)
     await attach(cell, source, "/data")

@@ -249,16 +249,19 @@ class LocalSandbox:
         validate_policy(policy)
         self._refuse_policy(policy)
         live = self._sessions.live(session_id)
-        if type(policy) is not type(live.spec.network_policy):
-            await self._switch_network(live, policy)
+        async with live.lock, self._sessions.locked(live):
+            self._sessions.refresh(live)
+            before = live.spec
+            switch = type(policy) is not type(before.network_policy)
+            if switch:
+                await self._stop_if_idle(live)
+                self._save_policy(live, replace(before, network_policy=policy))
+        if switch:
+            await self._start_on(live, before)
         return self.session(session_id)
 
-    async def _switch_network(self, live: LiveSession, policy: Unrestricted | Limited) -> None:
+    async def _start_on(self, live: LiveSession, before: SandboxSpec) -> None:
         """A process keeps the network namespace it was born in: the session's processes are made anew, over its files."""
-        before = live.spec
-        async with live.lock, self._sessions.locked(live):
-            await self._stop_if_idle(live)
-            self._save_policy(live, replace(before, network_policy=policy))
         try:
             await self._sessions.restart(live)
         except SandboxError as error:

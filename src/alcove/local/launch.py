@@ -23,23 +23,32 @@ _REPORT = Layout("<Iiiii64s192s")
 
 
 def listen(directory: str, name: str) -> socket.socket:
-    """A listening socket at a path, replacing one that a dead session left."""
+    """A listening socket at a path, replacing one that a dead session left.
+
+    Bound by way of a descriptor: the name that the kernel records, and shows in /proc/net/unix to whoever shares the
+    network namespace, then tells neither the store nor the session, and has no limit of length.
+    """
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
+    parent = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        path = f"{directory}/{name}"
-        with _reachable(path) as reachable:
-            try:
-                listener.bind(reachable)
-            except OSError as error:
-                if error.errno != errno.EADDRINUSE:
-                    raise
-                os.unlink(path)
-                listener.bind(reachable)
+        _bind(listener, parent, name)
         listener.listen(_BACKLOG)
     except BaseException:
         listener.close()
         raise
+    finally:
+        os.close(parent)
     return listener
+
+
+def _bind(listener: socket.socket, parent: int, name: str) -> None:
+    try:
+        listener.bind(f"/proc/self/fd/{parent}/{name}")
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            raise
+        os.unlink(name, dir_fd=parent)
+        listener.bind(f"/proc/self/fd/{parent}/{name}")
 
 
 def connect(directory: str, name: str) -> socket.socket:
@@ -54,31 +63,15 @@ def connect(directory: str, name: str) -> socket.socket:
         if len(os.fsencode(path)) <= _MOST_PATH:
             connection.connect(path)
         else:
-            with _reachable(path) as reachable:
-                connection.connect(reachable)
+            parent = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                connection.connect(f"/proc/self/fd/{parent}/{name}")
+            finally:
+                os.close(parent)
     except BaseException:
         connection.close()
         raise
     return connection
-
-
-class _reachable:  # noqa: N801 - used as a context
-    """A name of at most 107 bytes for a path of any length: through a descriptor of its directory."""
-
-    def __init__(self, path: str) -> None:
-        self._path = path
-        self._fd = -1
-
-    def __enter__(self) -> str:
-        if len(os.fsencode(self._path)) <= _MOST_PATH:
-            return self._path
-        directory, _, name = self._path.rpartition("/")
-        self._fd = os.open(directory, os.O_PATH | os.O_DIRECTORY)
-        return f"/proc/self/fd/{self._fd}/{name}"
-
-    def __exit__(self, *_: object) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
 
 
 def sealed(data: bytes, name: str) -> int:
