@@ -2,6 +2,7 @@
  * The monitor answers on the caller's own connection; that connection's end is the order to kill the whole tree. */
 #include "session.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -24,10 +25,15 @@
 
 enum {
     PASS_MS = 2,      /* between two sweeps of the tree */
-    STOP_AFTER = 10,  /* sweeps, before the session is stopped for the rest of the sweep */
+    STOP_AFTER = 10,  /* sweeps, before the session is stopped for the rest of them */
+    MOST_KIN = 4096,
     REQUEST_FDS = 8,
     REQUEST_MS = 10000, /* from the connection to its request */
-    ALL_AFTER = 100,  /* sweeps, before everything in the session is killed */
+};
+
+struct kin {
+    pid_t pid, parent;
+    int ours;
 };
 
 struct request {
@@ -262,29 +268,79 @@ static int reap(pid_t command, int *status, int *ended)
     return pid == 0;
 }
 
-/* Kills the monitor's direct children. What they leave behind becomes its children in turn, and none of them can be
- * another process's pid: only we reap them. */
+static int read_file(const char *path, char *text, size_t room)
+{
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return -1;
+    size_t used = 0;
+    ssize_t got;
+    while (used < room - 1 && (got = read(fd, text + used, room - 1 - used)) > 0)
+        used += (size_t)got;
+    close(fd);
+    text[used] = 0;
+    return (int)used;
+}
+
+/* Kills the monitor's direct children: none of them can be another process's pid, since only we reap them. What they
+ * leave behind becomes ours in turn. */
 static void kill_children(void)
 {
     static char list[1 << 16];
-    int fd = open("/proc/thread-self/children", O_RDONLY | O_CLOEXEC);
-    if (fd < 0) { /* CONFIG_PROC_CHILDREN is off: all or nothing */
-        kill(-1, SIGKILL);
+    if (read_file("/proc/thread-self/children", list, sizeof list) < 0) {
+        kill(-1, SIGKILL); /* CONFIG_PROC_CHILDREN is off: all or nothing */
         return;
     }
-    size_t used = 0;
-    ssize_t got;
-    while (used < sizeof list - 1 && (got = read(fd, list + used, sizeof list - 1 - used)) > 0)
-        used += (size_t)got;
-    close(fd);
-    list[used] = 0;
-    for (char *at = list, *end; (void)(end = NULL), *at; at = end) {
+    for (char *at = list, *end; *at; at = end) {
         long pid = strtol(at, &end, 10);
         if (end == at)
             break;
         if (pid > 0)
             kill((pid_t)pid, SIGKILL);
     }
+}
+
+/* One look at the parents of every process of the cell; the number of them. */
+static int look(struct kin *kin)
+{
+    int count = 0;
+    DIR *proc = opendir("/proc");
+    struct dirent *entry;
+    while (proc && (entry = readdir(proc)) && count < MOST_KIN) {
+        char path[300], stat[512];
+        if (entry->d_name[0] < '1' || entry->d_name[0] > '9')
+            continue;
+        snprintf(path, sizeof path, "/proc/%s/stat", entry->d_name);
+        const char *end = read_file(path, stat, sizeof stat) > 0 ? strrchr(stat, ')') : NULL;
+        int parent;
+        char state;
+        if (end && sscanf(end + 1, " %c %d", &state, &parent) == 2)
+            kin[count++] = (struct kin){(pid_t)strtol(entry->d_name, NULL, 10), parent, 0};
+    }
+    if (proc)
+        closedir(proc);
+    return count;
+}
+
+/* Kills every descendant at once: a deep tree would otherwise take a sweep for each of its levels. */
+static void kill_descendants(void)
+{
+    static struct kin kin[MOST_KIN];
+    int count = look(kin), more = 1;
+    pid_t self = getpid();
+    while (more) {
+        more = 0;
+        for (int i = 0; i < count; i++) {
+            int ours = kin[i].parent == self;
+            for (int j = 0; j < count && !ours; j++)
+                ours = kin[j].ours && kin[j].pid == kin[i].parent;
+            if (ours && !kin[i].ours)
+                kin[i].ours = more = 1;
+        }
+    }
+    for (int i = 0; i < count; i++)
+        if (kin[i].ours)
+            kill(kin[i].pid, SIGKILL);
 }
 
 static void kill_tree(pid_t command, int *status, int *ended, const sigset_t *wake)
@@ -295,12 +351,12 @@ static void kill_tree(pid_t command, int *status, int *ended, const sigset_t *wa
         kill_children();
         if (!reap(command, status, ended))
             break;
-        if (pass % STOP_AFTER == 0 && pass < ALL_AFTER) {
-            kill(-1, SIGSTOP); /* it forks faster than we look: hold everything still for a moment */
+        if (pass >= STOP_AFTER) { /* it forks faster than we look: hold everything still for a moment */
+            kill(-1, SIGSTOP);
             stopped = 1;
         }
-        if (pass >= ALL_AFTER)
-            kill(-1, SIGKILL);
+        if (pass > 1)
+            kill_descendants();
         ppoll(NULL, 0, &pause, wake);
     }
     if (stopped)

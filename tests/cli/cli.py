@@ -30,7 +30,7 @@ class Cli:
         self.environment |= {"ALCOVE_HOME": str(store), "TERM": "xterm"}
 
     def __call__(self, *words: str, stdin: bytes | IO[bytes] | int | None = None, **variables: str) -> Done:
-        given = {"input": stdin} if isinstance(stdin, bytes) else {"stdin": stdin or subprocess.DEVNULL}
+        given: dict[str, Any] = {"input": stdin} if isinstance(stdin, bytes) else {"stdin": stdin or subprocess.DEVNULL}
         return subprocess.run(
             [*self.command, *words],
             capture_output=True,
@@ -38,7 +38,7 @@ class Cli:
             cwd=self.cwd,
             env=self.environment | variables,
             timeout=WITHIN,
-            **given,  # type: ignore[arg-type]
+            **given,
         )
 
     def out(self, *words: str, **options: Any) -> str:

@@ -237,13 +237,9 @@ def test_ctrl_c_in_a_session_that_stays(alcove: Cli) -> None:
 
 def test_an_ignored_signal_stays_ignored(alcove: Cli) -> None:
     """As nohup(1) wants it, and a script's background jobs."""
-    line = [
-        sys.executable,
-        "-c",
-        "import os, signal, sys; signal.signal(1, signal.SIG_IGN); os.execvp(sys.argv[1], sys.argv[1:])",
-    ]
+    ignoring = "import os, signal, sys; signal.signal(1, signal.SIG_IGN); os.execvp(sys.argv[1], sys.argv[1:])"
     process = subprocess.Popen(
-        [*line, *alcove.command, "run", "--", "sh", "-c", "echo ready; read line; exit 9"],
+        [sys.executable, "-c", ignoring, *alcove.command, "run", "--", "sh", "-c", "echo ready; read line; exit 9"],
         env=alcove.environment,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

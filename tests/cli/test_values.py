@@ -19,7 +19,7 @@ def test_memory(text: str, mebibytes: int) -> None:
 
 @pytest.mark.parametrize("text", ["", "512", "M", "-1M", "1.5.5G", "512m!", "1 G", "0M", "100K", "1.3M", "٣M", "1e3M"])
 def test_what_is_no_memory(text: str) -> None:
-    with pytest.raises(ValueError, match="whole|unit"):
+    with pytest.raises(ValueError, match=r"whole|unit"):
         values.mebibytes(text)
 
 

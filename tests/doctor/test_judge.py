@@ -163,7 +163,7 @@ def test_a_poor_place_for_the_store_is_told(store: Store, number: str) -> None:
     ("facts", "number", "spec"),
     [
         (replace(hosts.DEBIAN_12_USER, open_files=1024), "open-files", "open_files=1024"),
-        (replace(hosts.DEBIAN_12_USER, processes=100), "user-processes", "pids=99"),
+        (replace(hosts.DEBIAN_12_USER, processes=100), "user-processes", "pids=98"),
     ],
 )
 def test_hard_rlimits_below_a_session_s_are_missing(facts: Facts, number: str, spec: str) -> None:

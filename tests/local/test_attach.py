@@ -5,7 +5,9 @@ import os
 import shutil
 import stat
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from threading import Event, Thread
 
 import pytest
 
@@ -322,14 +324,11 @@ async def test_another_mount_of_proc_is_refused_too(cell: Cell, tmp_path: Path, 
     done = await asyncio.create_subprocess_exec("mount", "-t", "proc", "proc", str(place))
     assert await done.wait() == 0
     try:
-        with pytest.raises(InvalidRequest):
-            await attach(cell, place, "/data")
-        refused = False
-        try:
-            await attach(cell, place.parent, "/data")
-        except (InvalidRequest, SandboxIoError):
-            refused = True
-        assert refused or await cell.out("ls /data/proc") == ""
+        with pytest.raises((InvalidRequest, SandboxIoError)):
+            await attach(cell, place, "/direct")
+        with suppress(InvalidRequest, SandboxIoError):
+            await attach(cell, place.parent, "/around")
+        assert await cell.out("ls /around/proc 2>/dev/null; true") == ""
     finally:
         done = await asyncio.create_subprocess_exec("umount", "-l", str(place))
         await done.wait()
@@ -368,8 +367,6 @@ async def test_a_source_that_is_exchanged_all_the_time_never_leads_elsewhere(
     name, other = tmp_path / "name", tmp_path / "other"
     name.symlink_to(real)
     other.symlink_to(store)
-    from threading import Event, Thread
-
     stop = Event()
 
     def exchange() -> None:

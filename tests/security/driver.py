@@ -4,12 +4,14 @@ Its launcher is the one that ALCOVE_TEST_NATIVE names, as in the test run that s
 """
 
 import asyncio
+import ctypes
 import errno
 import json
 import os
 import signal
 import sys
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +126,9 @@ def struck(store: str, deed: str, strike_at: int, kind: str) -> dict[str, Any]:
     child = os.fork()
     if child == 0:
         try:
-            strike = die if kind == "kill" else fail(getattr(errno, kind))
+            if kind.startswith("after:"):
+                signal.setitimer(signal.ITIMER_REAL, float(kind.partition(":")[2]))  # and SIGALRM kills
+            strike = die if kind == "kill" else fail(getattr(errno, kind, errno.EIO))
             os.write(writer, json.dumps(one(store, deed, strike_at, strike)).encode())
         finally:
             os._exit(0)
@@ -136,10 +140,21 @@ def struck(store: str, deed: str, strike_at: int, kind: str) -> dict[str, Any]:
     return {"killed": killed, **(json.loads(said) if said else {})}
 
 
+def orphans() -> list[str]:
+    """Return what was left to this process, the live ones' titles, after reaping the dead."""
+    with suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+    children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+    return [Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ") for pid in children]
+
+
 def serve() -> None:
-    """Answer requests from standard input, one a line: [store, deed, event, kind]."""
+    """Answer requests from standard input, one a line: [store, deed, event, kind], or [] for `orphans`."""
+    ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER: what a killed supervisor leaves comes to us
     for line in sys.stdin:
-        print(json.dumps(struck(*json.loads(line))), flush=True)
+        request = json.loads(line)
+        print(json.dumps(struck(*request) if request else orphans()), flush=True)
 
 
 def limited(store: str, deed: str, descriptors: str) -> None:

@@ -26,7 +26,7 @@ def show(given: Given) -> int:
     print(f"Usage: {command.usage}\n\n{command.summary[:1].upper()}{command.summary[1:]}.\n")
     _print_rows([(_spelled(option), option.help) for option in command.options], column=_COLUMN)
     if command.about:
-        print(f"\n{command.about}")
+        print("", *wrap(command.about, _width()), sep="\n")
     return 0
 
 
@@ -43,10 +43,13 @@ def _spelled(option: Option) -> str:
     return f"{names} {option.value}" if option.value else names
 
 
+def _width() -> int:
+    return min(get_terminal_size().columns, _WIDEST)
+
+
 def _print_rows(rows: list[tuple[str, str]], *, column: int) -> None:
-    width = min(get_terminal_size().columns, _WIDEST)
     for name, text in rows:
-        lines = wrap(text, max(20, width - column - 2)) or [""]
+        lines = wrap(text, max(20, _width() - column - 2))
         if len(name) > column - 2:
             print(f"  {name}")
         else:

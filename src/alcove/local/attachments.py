@@ -11,6 +11,10 @@ from alcove.contract.rules import collapsed_mount_target, normalized_mount_targe
 #: Where nothing can be mounted: the session would lose what holds it together.
 _RESERVED_TARGETS = ("/proc", "/sys", "/dev", "/run")
 _KERNEL_PLACES = ("/proc", "/sys", "/dev")
+_KERNEL_KINDS = frozenset(
+    "proc sysfs devtmpfs devpts cgroup cgroup2 bpf binfmt_misc configfs debugfs efivarfs fusectl mqueue nsfs pstore "
+    "rpc_pipefs securityfs selinuxfs tracefs".split()
+)
 
 
 class Source(Struct, frozen=True):
@@ -67,8 +71,10 @@ def _checked(fd: int, mount: FilesystemMount, store: str, *, allow_root_owned: b
     if path == "/":
         raise InvalidRequest(f"{name} is the host's whole root; name the directories that the session needs")
     for place in _KERNEL_PLACES:
-        if path == place or path.startswith(f"{place}/") or found.st_dev == os.stat(place).st_dev != os.stat("/").st_dev:
+        if path == place or path.startswith(f"{place}/"):
             raise InvalidRequest(f"{name} lies in {place}, which no session may see")
+    if kind := _kernel_file_system(fd, path):
+        raise InvalidRequest(f"{name} is or contains a mount of {kind}, which no session may see")
     real_store = os.path.realpath(store)
     if path == real_store or path.startswith(f"{real_store}/") or real_store.startswith(f"{path}/"):
         raise InvalidRequest(f"{name} contains or lies in Alcove's store {real_store}; choose a directory apart from it")
@@ -83,6 +89,20 @@ def _checked(fd: int, mount: FilesystemMount, store: str, *, allow_root_owned: b
         gid=found.st_gid,
         is_file=is_file,
     )
+
+
+def _kernel_file_system(fd: int, path: str) -> str | None:
+    """The type of a file system that is the kernel's own, at or beneath an open source; wherever it is mounted."""
+    with open(f"/proc/self/fdinfo/{fd}") as file:
+        mount_id = next((line.split()[1] for line in file if line.startswith("mnt_id:")), "")
+    with open("/proc/self/mountinfo") as file:
+        for line in file:
+            fields, _, rest = line.partition(" - ")
+            parts = fields.split(" ")
+            kind = rest.split(" ", 1)[0]
+            if kind in _KERNEL_KINDS and (parts[0] == mount_id or parts[4].startswith(f"{path}/")):
+                return kind
+    return None
 
 
 def _check_writable(name: str, uid: int, *, allow_root_owned: bool, set_id: bool) -> None:

@@ -81,7 +81,7 @@ class LocalSandbox:
     async def provision(self, spec: SandboxSpec, /) -> SandboxSession:
         """Make a session; see `SandboxBackend.provision`."""
         validate_spec(spec)
-        self._refuse_policy(spec.network_policy)
+        self._refuse_policy(spec.network_policy, best_effort=spec.best_effort)
         if spec.rootfs != "host":
             raise Unsupported(self.name, f"the root file system `{spec.rootfs}`; it has `host`")
         requests.effective_user(spec.user, ranged=self._host.root)
@@ -94,14 +94,14 @@ class LocalSandbox:
         live = await self._sessions.make(spec, enforced)
         return live.view(SandboxState.PROVISIONED)
 
-    def _refuse_policy(self, policy: Unrestricted | Limited) -> None:
+    def _refuse_policy(self, policy: Unrestricted | Limited, *, best_effort: bool) -> None:
         if isinstance(policy, Limited) and policy.allowed_hosts:
             raise Unsupported(self.name, "a network allow-list; an empty one denies all egress")
-        if isinstance(policy, Unrestricted) and self._host.landlock_abi < landlock.ABI_WITH_SCOPES:
+        if isinstance(policy, Unrestricted) and self._host.landlock_abi < landlock.ABI_WITH_SCOPES and not best_effort:
             raise Unsupported(
                 self.name,
                 "the host's network on this kernel: without Landlock ABI 6 (Linux 6.12) a guest could reach the "
-                "host's abstract sockets; use a limited policy",
+                "host's abstract sockets; use a limited policy, or allow best_effort",
             )
 
     async def terminate(self, session_id: str, /) -> None:
@@ -247,8 +247,8 @@ class LocalSandbox:
     async def apply_network_policy(self, session_id: str, policy: Unrestricted | Limited, /) -> SandboxSession:
         """Put another policy in force; see `SandboxBackend.apply_network_policy`."""
         validate_policy(policy)
-        self._refuse_policy(policy)
         live = self._sessions.live(session_id)
+        self._refuse_policy(policy, best_effort=live.spec.best_effort)
         async with live.lock, self._sessions.locked(live):
             self._sessions.refresh(live)
             before = live.spec

@@ -71,8 +71,12 @@ def detect() -> Hierarchies:
 
 
 def _unified_parent(mount_point: str, root: str, own: str | None) -> str | None:
-    """Our own group, or for root the hierarchy's top, where a group with processes may still have controllers below."""
-    candidates = [path for path in (_beneath(mount_point, root, own), mount_point) if path and os.access(path, os.W_OK)]
+    """Where a group with controllers can be made: below our own, which the kernel allows only while it has no process
+    of its own; beside it, where that is delegated to us too; or for root at the hierarchy's top.
+    """
+    ours = _beneath(mount_point, root, own)
+    beside = os.path.dirname(ours) if ours and ours != mount_point else None
+    candidates = [path for path in (ours, beside, mount_point) if path and os.access(path, os.W_OK)]
     for path in candidates:
         available = [f"+{name}" for name in _read(f"{path}/cgroup.controllers").split() if name in _CONTROLLERS]
         if not available:

@@ -1,5 +1,7 @@
 """Which of a spec's limits this host enforces, and by what; what it cannot is refused, or told where that is allowed."""
 
+import resource
+
 from msgspec import Struct
 
 from alcove.contract import LifecycleError, SandboxSpec, Unsupported
@@ -27,8 +29,14 @@ def decide(host: Host, config: LocalSandboxConfig, spec: SandboxSpec) -> Enforce
         Unsupported: this backend has no such limit.
     """
     told: dict[str, str] = {}
-    pids = spec.pids or config.default_pids
-    open_files = spec.open_files or config.default_open_files
+    if not host.landlock_abi and not spec.best_effort:
+        raise LifecycleError(
+            "Landlock is not there on this kernel (Linux 5.13, CONFIG_SECURITY_LANDLOCK, and `landlock` in lsm= of the "
+            "kernel's command line): allow best_effort to do without this second fence"
+        )
+    # a hard limit of the caller's own cannot be raised, and is the stricter of the two
+    pids = _at_most(spec.pids or config.default_pids, resource.RLIMIT_NPROC, cgroups.OWN_PROCESSES)
+    open_files = _at_most(spec.open_files or config.default_open_files, resource.RLIMIT_NOFILE, 0)
     memory = spec.limits.memory_mb * _MIB if spec.limits.memory_mb else None
     cpus = spec.limits.cpu_count
     told["pids"] = f"{pids}:{_group(host, 'pids') or 'rlimit'}"
@@ -53,6 +61,11 @@ def decide(host: Host, config: LocalSandboxConfig, spec: SandboxSpec) -> Enforce
         resources=Resources(open_files=open_files, pids=pids, address_space=address_space),
         told=",".join(f"{name}={how}" for name, how in sorted(told.items())),
     )
+
+
+def _at_most(wanted: int, limit: int, ours: int) -> int:
+    hard = resource.getrlimit(limit)[1]
+    return wanted if hard == resource.RLIM_INFINITY else max(1, min(wanted, hard - ours))
 
 
 def _group(host: Host, controller: str) -> str | None:

@@ -136,4 +136,6 @@ def _isolation(landlock_abi: int, groups: Groups, *, shared_network: bool) -> st
     layers = ["userns", "cellns", "mountns", "pidns", *([] if shared_network else ["netns"])]
     layers += ["ipcns", "utsns", "cgroupns", "pivot_root", "caps", "nnp"]
     layers += [f"landlock:{landlock_abi}"] if landlock_abi else []
+    if shared_network and landlock_abi < landlock.ABI_WITH_SCOPES:
+        layers.append("abstract-sockets:open")  # by best_effort only
     return ",".join([*layers, "seccomp", f"cgroup:{groups.versions()}"])
