@@ -26,6 +26,7 @@
 enum {
     PASS_MS = 2,      /* between two sweeps of the tree */
     STOP_AFTER = 10,  /* sweeps, before the session is stopped for the rest of them */
+    ALL_AFTER = 500,  /* sweeps, before everything in the session is killed: nobody waits for ever */
     MOST_KIN = 4096,
     REQUEST_FDS = 8,
     REQUEST_MS = 10000, /* from the connection to its request */
@@ -357,6 +358,8 @@ static void kill_tree(pid_t command, int *status, int *ended, const sigset_t *wa
         }
         if (pass > 1)
             kill_descendants();
+        if (pass >= ALL_AFTER)
+            kill(-1, SIGKILL);
         ppoll(NULL, 0, &pause, wake);
     }
     if (stopped)
