@@ -1,4 +1,4 @@
-/* PID 1 of the cell. It mounts the cell's own /proc (which shows the pid namespace of whoever opens it), then
+/* PID 1 of the cell. It makes the cell's own /proc (which shows the pid namespace of whoever opens it), then
  * reaps, and tells the spawner of every orphan it reaped: where a guest killed an exec's monitor, this is how the
  * command's true status is still known. Nothing else: three system calls and a reply. */
 #include "session.h"
@@ -30,15 +30,12 @@ static void allow_three(void)
 #endif
 }
 
-void init_main(const struct plan *plan, const struct mounts *mounts, int host_proc, int socket, int reaped)
+void init_main(int host_proc, int socket, int reaped)
 {
     title_set("alcove-init");
-    struct op op;
-    plan_find(plan, OP_PROC, &op);
-    if (op.kind)
-        CHECK(mount_proc(op.s0, mounts->root), "mount", "proc");
-    int pidns = open_namespace(host_proc, "pid");
-    CHECK(message_send(socket, "i", 1, &pidns, 1), "socket", "init");
+    int fds[2] = {open_namespace(host_proc, "pid"), mount_proc()};
+    CHECK(fds[1], "mount", "proc");
+    CHECK(message_send(socket, "i", 1, fds, 2), "socket", "init");
 
     drop_capabilities(0, "init");
     CHECK(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs", "init");

@@ -73,9 +73,11 @@ static int tmpfs(uint64_t bytes, uint64_t inodes, uint32_t mode, uint64_t attrib
     return mount_detached(fs, attributes);
 }
 
-static void build_root(const struct op *op, struct mounts *mounts)
+void mounts_begin(const struct plan *plan, struct mounts *mounts)
 {
-    mounts->root = tmpfs(op->v0, op->v1, 0755, SYS_MOUNT_ATTR_NOSUID | SYS_MOUNT_ATTR_NODEV);
+    struct op op;
+    plan_find(plan, OP_ROOT, &op);
+    mounts->root = tmpfs(op.v0, op.v1, 0755, SYS_MOUNT_ATTR_NOSUID | SYS_MOUNT_ATTR_NODEV);
     CHECK(mounts->root, "mount", "the root tmpfs");
     CHECK(sys_move_mount(mounts->root, "", AT_FDCWD, "/", SYS_MOVE_MOUNT_F_EMPTY_PATH), "mount", "the root over /");
     mounts->scratch = sys_open_tree(mounts->root, "", SYS_OPEN_TREE_CLONE | SYS_OPEN_TREE_CLOEXEC | SYS_AT_EMPTY_PATH);
@@ -184,13 +186,16 @@ void mounts_build(const struct plan *plan, struct mounts *mounts)
     struct op op, layers;
     while (plan_next(&cursor, &op) == 1) {
         switch (op.kind) {
-        case OP_ROOT: build_root(&op, mounts); break;
         case OP_DIRECTORY: build_directory(&op, mounts); break;
         case OP_SYMLINK: CHECK(symlinkat(op.s1, mounts->root, op.s0), "symlink", op.s0); break;
         case OP_FILE: build_file(&op, mounts); break;
         case OP_TREE: build_tree(&op, mounts, &taken, &handed); break;
         case OP_TMPFS: build_tmpfs(&op, mounts); break;
         case OP_WRITABLE: build_writable(&op, mounts); break;
+        case OP_PROC:
+            CHECK(mount_move(mounts->proc, mounts->root, op.s0), "move_mount", op.s0);
+            close(mounts->proc);
+            break;
         case OP_DEVPTS: build_devpts(&op, mounts); break;
         case OP_OVERLAY: {
             struct plan_cursor rest = cursor;
@@ -204,19 +209,12 @@ void mounts_build(const struct plan *plan, struct mounts *mounts)
     }
 }
 
-int mount_proc(const char *path, int root)
+int mount_proc(void)
 {
     int fs = sys_fsopen("proc", SYS_FSOPEN_CLOEXEC);
     if (fs < 0)
         return -1;
-    int mount = mount_detached(fs, SYS_MOUNT_ATTR_NOSUID | SYS_MOUNT_ATTR_NODEV | SYS_MOUNT_ATTR_NOEXEC);
-    if (mount < 0)
-        return -1;
-    int moved = mount_move(mount, root, path);
-    int error = errno;
-    close(mount);
-    errno = error;
-    return moved;
+    return mount_detached(fs, SYS_MOUNT_ATTR_NOSUID | SYS_MOUNT_ATTR_NODEV | SYS_MOUNT_ATTR_NOEXEC);
 }
 
 #ifdef ALCOVE_OFF_MNTMASK

@@ -56,13 +56,15 @@ struct mounts {
     int root;          /* the new root, as a mount */
     int scratch;       /* the same, writable for ever: where mount points are made */
     const char *empty; /* the path of an empty directory in `scratch` */
+    int proc;          /* of the cell, from init */
     const int *trees;  /* handed over by hostside_serve, in plan order */
     const char *present;
 };
+void mounts_begin(const struct plan *plan, struct mounts *mounts); /* the new root, over the host's */
 void mounts_build(const struct plan *plan, struct mounts *mounts);
 void mounts_mask(const struct plan *plan, struct mounts *mounts); /* what needs /proc to be there */
 void mounts_pivot(void);
-int mount_proc(const char *path, int root);
+int mount_proc(void); /* of the caller's pid namespace, detached */
 int mount_set(int tree, uint64_t attributes, int recursive);
 int mount_move(int tree, int root, const char *path);
 uint64_t mount_attributes(uint32_t tree_flags);
@@ -75,7 +77,7 @@ struct attach_view {
 const char *attach(const struct attach_view *view, const struct op *op, int tree);
 
 /* ---- init.c ---- */
-_Noreturn void init_main(const struct plan *plan, const struct mounts *mounts, int host_proc, int socket, int reaped);
+_Noreturn void init_main(int host_proc, int socket, int reaped);
 
 /* ---- confine.c: capabilities, no_new_privs, Landlock, seccomp, in that order ---- */
 void confine(const struct plan *plan, uint32_t seccomp_variant);

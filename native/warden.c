@@ -214,18 +214,22 @@ static void set_sysctls(const struct plan *plan, int host_proc)
 
 /* ---- the cell's mounts and its init ---- */
 
-static pid_t init_birth(const struct plan *plan, const struct mounts *mounts, int host_proc, int reaped, int *pidns,
-                        int *confined)
+/* Born before the mounts are built, so that it confines itself meanwhile; gives the cell's pid namespace and /proc. */
+static pid_t init_birth(int host_proc, int reaped, int *pidns, int *proc, int *confined)
 {
-    int sockets[2];
+    int sockets[2], fds[2], count = 2;
+    char byte = 0;
     CHECK(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, sockets), "socket", "init");
     struct sys_clone_args args = {.flags = CLONE_NEWPID, .exit_signal = SIGCHLD};
     pid_t pid = sys_clone3(&args);
     CHECK(pid, "clone", "init");
     if (pid == 0)
-        init_main(plan, mounts, host_proc, sockets[1], reaped);
+        init_main(host_proc, sockets[1], reaped);
     close(sockets[1]);
-    expect(sockets[0], 'i', pidns);
+    if (message_receive(sockets[0], &byte, 1, fds, &count) != 1 || count != 2)
+        _exit(1); /* init has reported why */
+    *pidns = fds[0];
+    *proc = fds[1];
     *confined = sockets[0];
     return pid;
 }
@@ -250,28 +254,37 @@ static void write_inner_maps(const struct plan *plan, int host_proc, pid_t spawn
     }
 }
 
+/* The spawner enters while the mounts are built, as far as it can without them. */
 static void admit_spawner(struct warden *warden, int socket)
 {
     int namespaces[3] = {warden->view.cell_mountns, warden->cell_pidns, open_namespace(warden->host_proc, "net")};
     CHECK(message_send(socket, "e", 1, namespaces, 3), "socket", "spawner");
     close(namespaces[2]);
+}
+
+static int open_spawner_namespace(const struct warden *warden, const char *name)
+{
+    char path[64];
+    snprintf(path, sizeof path, "%d/ns/%s", (int)warden->spawner, name);
+    int fd = openat(warden->host_proc, path, O_RDONLY | O_CLOEXEC);
+    CHECK(fd, "open namespace of the cell", name);
+    return fd;
+}
+
+static void map_spawner(struct warden *warden, int socket)
+{
     expect(socket, 'u', NULL);
 #ifndef ALCOVE_OFF_CELLNS
     write_inner_maps(warden->plan, warden->host_proc, warden->spawner);
 #else
     (void)write_inner_maps;
 #endif
-    char path[64];
-    snprintf(path, sizeof path, "%d/ns/user", (int)warden->spawner);
-    warden->cell_userns = openat(warden->host_proc, path, O_RDONLY | O_CLOEXEC);
-    CHECK(warden->cell_userns, "open namespace", "the cell's user");
-    snprintf(path, sizeof path, "%d/ns/cgroup", (int)warden->spawner);
-    warden->cell_cgroupns = openat(warden->host_proc, path, O_RDONLY | O_CLOEXEC);
-    CHECK(warden->cell_cgroupns, "open namespace", "the cell's cgroup");
+    warden->cell_userns = open_spawner_namespace(warden, "user");
+    warden->cell_cgroupns = open_spawner_namespace(warden, "cgroup");
     CHECK(message_send(socket, "m", 1, NULL, 0), "socket", "spawner");
 }
 
-static void build(struct warden *warden, struct mounts *mounts)
+static void separate_mounts(struct warden *warden)
 {
     struct op op;
     plan_find(warden->plan, OP_NAMESPACES, &op);
@@ -283,18 +296,23 @@ static void build(struct warden *warden, struct mounts *mounts)
         CHECK(mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL), "mount propagation", "/");
     }
     warden->view.cell_mountns = open_namespace(warden->host_proc, "mnt");
+}
+
+/* The mounts are the longest part, and ours; init and spawner get ready side by side with it, the spawner all but for
+ * Landlock, whose rules name what is there after pivot_root. */
+static void build(struct warden *warden, struct mounts *mounts, int spawner, int reaped)
+{
+    int init;
+    separate_mounts(warden);
+    warden->init = init_birth(warden->host_proc, reaped, &warden->cell_pidns, &mounts->proc, &init);
+    /* before the spawner comes: from then on / of this namespace is the new root, and a process whose root is another
+     * than its mount namespace's may not make a user namespace (user_namespaces(7)) */
+    mounts_begin(warden->plan, mounts);
+    admit_spawner(warden, spawner);
     mounts_build(warden->plan, mounts);
     warden->view.scratch = mounts->scratch;
     FAULT(warden->plan, "mounted");
-}
-
-/* What the cell's processes need of each other, as far as it can go on side by side: init confines itself and the
- * spawner enters while the last mounts are made; the spawner confines itself once they are. */
-static void populate(struct warden *warden, struct mounts *mounts, int spawner, int reaped)
-{
-    int init;
-    warden->init = init_birth(warden->plan, mounts, warden->host_proc, reaped, &warden->cell_pidns, &init);
-    admit_spawner(warden, spawner);
+    map_spawner(warden, spawner);
     mounts_mask(warden->plan, mounts);
     mounts_pivot();
     close(mounts->root);
@@ -336,8 +354,7 @@ void warden_main(const struct plan *plan)
         loopback_up();
     set_sysctls(plan, warden.host_proc);
     struct mounts mounts = {.trees = trees, .present = present};
-    build(&warden, &mounts);
-    populate(&warden, &mounts, sockets[0], reaped[1]);
+    build(&warden, &mounts, sockets[0], reaped[1]);
     close(reaped[1]);
     FAULT(plan, "spawner-ready");
     close(FD_EXEC);

@@ -45,7 +45,9 @@ async def double_forked(cell: Cell, number: str) -> ExecResult:
 
 
 async def re_created(cell: Cell, number: str) -> ExecResult:
-    ours = [pid for role in ("warden", "spawner", "init") for pid in outside.called(f"alcove-{role}", cell.directory.name)]
+    ours = [
+        pid for role in ("warden", "spawner", "init") for pid in outside.called(f"alcove-{role}", cell.directory.name)
+    ]
     os.kill(cell.native("warden"), signal.SIGKILL)
     await outside.until(lambda: not any(outside.is_there(pid) for pid in ours))
     return await cell.exec("sleep", [number])

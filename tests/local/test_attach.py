@@ -90,7 +90,9 @@ open("/data/made", "w").write("by an old process")
 async def test_what_is_written_belongs_to_the_directorys_owner(cell: Cell, give: Give, plain_user: PlainUser) -> None:
     source = give(given="by the host")
     await attach(cell, source, "/data", READ_WRITE)
-    await cell.out("cd /data; echo a >> given; mkdir -p d/e; echo f > d/e/f; ln -s given link; chmod 640 given; mv given kept")
+    await cell.out(
+        "cd /data; echo a >> given; mkdir -p d/e; echo f > d/e/f; ln -s given link; chmod 640 given; mv given kept"
+    )
     for path in (source, *source.rglob("*")):
         found = path.lstat()
         assert (found.st_uid, found.st_gid) == (plain_user.uid, plain_user.gid), path
@@ -138,7 +140,9 @@ async def test_a_file_can_be_attached(cell: Cell, give: Give) -> None:
     source = give(one="first", two="second")
     await attach(cell, source / "one", "/etc-of-mine/one")
     await attach(cell, source / "two", "/workspace/two", READ_WRITE)
-    assert await cell.out("cat /etc-of-mine/one; echo -n more >> /workspace/two; cat /workspace/two") == "firstsecondmore"
+    assert (
+        await cell.out("cat /etc-of-mine/one; echo -n more >> /workspace/two; cat /workspace/two") == "firstsecondmore"
+    )
     assert (source / "two").read_text() == "secondmore"
     assert not (await cell.sh("echo x > /etc-of-mine/one")).success
 
@@ -160,7 +164,9 @@ async def test_the_session_tells_its_mounts(cell: Cell, give: Give) -> None:
     assert Path(fresh).parent == cell.directory
 
 
-@pytest.mark.parametrize("name", ["with space", "new\nline", "tab\tand \\ back", "käse 🧀 日本", "-dash", "a" * 255, "quo'te\""])
+@pytest.mark.parametrize(
+    "name", ["with space", "new\nline", "tab\tand \\ back", "käse 🧀 日本", "-dash", "a" * 255, "quo'te\""]
+)
 async def test_any_name_will_do(cell: Cell, give: Give, name: str) -> None:
     source = give(name[:240], given="found")
     target = f"/workspace/in {name}"[:270] if len(name) < 200 else f"/workspace/{name}"
@@ -198,7 +204,9 @@ async def test_a_mount_point_below_a_writable_place_is_made(cell: Cell, give: Gi
 
 @pytest.mark.parametrize("target", ["/usr/new", "/etc/new/deeper", "/opt/mine"])
 async def test_a_target_below_a_read_only_place_says_what_to_do(cell: Cell, give: Give, target: str) -> None:
-    with pytest.raises(SandboxIoError, match=r"mount point: Read-only file system; .*choose a target below /mnt, /workspace"):
+    with pytest.raises(
+        SandboxIoError, match=r"mount point: Read-only file system; .*choose a target below /mnt, /workspace"
+    ):
         await attach(cell, give(), target)
     await attach(cell, "", "/fine")
     assert [mount.target for mount in cell.backend.session(cell.id).mounts[2:]] == ["/fine"]
@@ -250,7 +258,7 @@ async def test_the_memory_is_replaced_once(cell: Cell, give: Give) -> None:
     assert await cell.out("cat /mnt/memory/fact; echo -n new > /mnt/memory/made") == "another"
     assert (source / "made").read_text() == "new"
     mounts = cell.backend.session(cell.id).mounts
-    assert [(mount.target, mount.host_path) for mount in mounts][0] == (MEMORY_MOUNT, str(source))
+    assert (mounts[0].target, mounts[0].host_path) == (MEMORY_MOUNT, str(source))
     with pytest.raises(InvalidRequest, match="is already mounted"):
         await attach(cell, give("third"), MEMORY_MOUNT)
 
@@ -300,7 +308,16 @@ async def test_the_store_and_what_holds_it_are_refused(cell: Cell, store: Path, 
     link = tmp_path / "link"
     link.symlink_to(store)
     inside = cell.directory / "outputs"
-    for source in (store, store / "sessions", inside, store / "store.db", tmp_path, tmp_path.parent, link, link / "sessions"):
+    for source in (
+        store,
+        store / "sessions",
+        inside,
+        store / "store.db",
+        tmp_path,
+        tmp_path.parent,
+        link,
+        link / "sessions",
+    ):
         with pytest.raises(InvalidRequest, match="Alcove's store"):
             await attach(cell, source, "/data")
 
@@ -397,7 +414,9 @@ async def test_a_source_that_is_exchanged_all_the_time_never_leads_elsewhere(
 
 
 @pytest.mark.security
-@pytest.mark.parametrize("place", ["/proc", "/sys", "/dev", "/run", "/proc/self", "/dev/shm", "/run/lock", "/sys/x", "//dev//x"])
+@pytest.mark.parametrize(
+    "place", ["/proc", "/sys", "/dev", "/run", "/proc/self", "/dev/shm", "/run/lock", "/sys/x", "//dev//x"]
+)
 async def test_a_target_that_is_the_sessions_own(backend: LocalSandbox, cell: Cell, place: str) -> None:
     with pytest.raises(InvalidRequest, match="which is the session's own"):
         await attach(cell, "", place)
@@ -419,7 +438,7 @@ async def test_a_target_through_a_guests_link_does_not_escape(cell: Cell, give: 
     await cell.out('ln -s "$1" /workspace/link; mkdir -p /workspace/real/below', leads)
     before = outside.read(os.getpid(), "mountinfo")
     for target in ("/workspace/link", "/workspace/link/below", "/workspace/link/tmp/x", "/workspace/link/workspace"):
-        with pytest.raises(SandboxIoError, match="target|mount point"):
+        with pytest.raises(SandboxIoError, match=r"target|mount point"):
             await attach(cell, source, target, READ_WRITE)
     assert outside.read(os.getpid(), "mountinfo") == before
     assert await cell.out("ls /usr/given /etc/given /given /tmp/x 2>/dev/null; true") == ""
@@ -484,7 +503,7 @@ async def test_set_id_and_writing_to_the_host_exclude_each_other(backend: LocalS
 async def test_no_set_id_file_can_be_left_on_the_host(cell: Cell, give: Give) -> None:
     source = give()
     await attach(cell, source, "/data", READ_WRITE)
-    await cell.sh("cp /bin/true /data/t; chmod 4755 /data/t; chmod 2755 /data/t; install -m 4755 /bin/true /data/u; chmod 755 /data/t")
+    await cell.sh("cd /data; cp /bin/true t; chmod 4755 t; chmod 2755 t; install -m 4755 /bin/true u; chmod 755 t")
     program = "import os; [os.open(f'/data/v{m}', os.O_CREAT | os.O_WRONLY, m) for m in (0o4755, 0o2755)]"
     await cell.python(program)
     assert (source / "t").exists()  # the positive control: the guest can write there

@@ -1,3 +1,4 @@
+# ruff: noqa: ASYNC221, ASYNC240 - small files of the host and one `env`, in between
 """What runs: arguments, search path, builtins, exit codes, start directory, environment."""
 
 import json
@@ -186,7 +187,8 @@ async def test_a_relative_cwd_is_below_the_workspace(cell: Cell) -> None:
 
 
 @pytest.mark.parametrize(
-    ("cwd", "reason"), [("none", "does not exist"), ("plain", "is not a directory"), ("/etc/passwd", "is not a directory")]
+    ("cwd", "reason"),
+    [("none", "does not exist"), ("plain", "is not a directory"), ("/etc/passwd", "is not a directory")],
 )
 async def test_a_cwd_that_is_none_says_which(cell: Cell, cwd: str, reason: str) -> None:
     await cell.out(": > plain")

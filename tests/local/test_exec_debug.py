@@ -1,3 +1,4 @@
+# ruff: noqa: ASYNC240 - small files of the host, read in between
 """`debug` allows ptrace among a session's own processes; without it there is none."""
 
 import asyncio

@@ -90,7 +90,9 @@ async def test_the_mounts_come_back_with_the_session(cell: Cell) -> None:
     warden = cell.native("warden")
     os.kill(warden, signal.SIGKILL)
     await outside.until(lambda: not outside.is_there(warden))
-    assert await cell.out("cat /data/note; ls /data/in; touch /data/in/side/x || echo refused") == "kept\nside\nrefused\n"
+    assert (
+        await cell.out("cat /data/note; ls /data/in; touch /data/in/side/x || echo refused") == "kept\nside\nrefused\n"
+    )
     assert cell.backend.session(cell.id).mounts == before
 
 

@@ -27,7 +27,7 @@ TREES = {
     "double fork": '( ( sleep "$1" & ) & ); ( setsid sh -c "setsid sleep $1 &" & ); echo ready; sleep "$1"',
     "without environment": 'env -i /usr/bin/setsid -f /bin/sleep "$1"; echo ready; exec env -i /bin/sleep "$1"',
     "closed descriptors": 'setsid -f sleep "$1" <&- >&- 2>&-; echo ready; exec sleep "$1" <&- >&- 2>&-',
-    "deaf": 'sh -c \'trap "" TERM INT HUP QUIT; while :; do sleep "$1"; done\' sh "$1" & echo ready; trap "" TERM; sleep "$1"',
+    "deaf": 'trap "" TERM INT HUP QUIT; sh -c \'while :; do sleep "$1"; done\' sh "$1" & echo ready; sleep "$1"',
     "stopped": 'sleep "$1" & kill -STOP $!; echo ready; kill -STOP $$; sleep "$1"',
     "parent gone": 'nohup sleep "$1" >/dev/null 2>&1 & echo ready; sh -c \'sleep "$1" & exec sleep "$1"\' sh "$1"',
 }
@@ -69,13 +69,13 @@ while True:
 }
 
 
-async def timed_out(cell: Cell, timeout: float, script: str, *args: str) -> ExecResult:
+async def timed_out(cell: Cell, seconds: float, script: str, *args: str) -> ExecResult:
     """Run what does not end, and require that the result was there in time."""
     before = time.monotonic()
-    result = await cell.sh(script, *args, timeout=timeout)
+    result = await cell.sh(script, *args, timeout=seconds)
     took = time.monotonic() - before
     assert (result.timed_out, result.exit_code, result.signal) == (True, -1, None)
-    assert timeout <= took < timeout + WITHIN + outside.SLACK
+    assert seconds <= took < seconds + WITHIN + outside.SLACK
     return result
 
 
@@ -187,7 +187,7 @@ asyncio.run(main())
 
 async def test_a_callers_death_is_the_end_of_its_command(cell: Cell, store: Path) -> None:
     number = mark()
-    caller = subprocess.Popen([sys.executable, "-c", CALLER, str(store), cell.id, number])
+    caller = subprocess.Popen([sys.executable, "-c", CALLER, str(store), cell.id, number])  # noqa: ASYNC220
     try:
         await outside.until(lambda: len(outside.bearing(number)) == 3)  # with the caller itself
     finally:

@@ -133,12 +133,10 @@ PLANTED = {
     "directory": "mkdir passwd",
     "device": "ln -s /dev/zero passwd",
     "loop": "ln -s passwd passwd",
-    "long line": "/usr/bin/python3 -c 'print(\"agentx\" + \":\" * 900000)' > passwd",
+    "long line": '/usr/bin/python3 -c \'print("agentx" + ":" * 900000)\' > passwd',
     "unreadable": "mkfifo group; echo 'other:x:1:1::/:/bin/sh' > passwd",
 }
-OWN_ETC = SandboxSpec(
-    network_policy=Limited(), mounts=[FilesystemMount("", "/etc", FilesystemAccess.READ_WRITE)]
-)
+OWN_ETC = SandboxSpec(network_policy=Limited(), mounts=[FilesystemMount("", "/etc", FilesystemAccess.READ_WRITE)])
 
 
 @pytest.mark.root
@@ -156,7 +154,9 @@ async def test_a_planted_passwd_neither_holds_nor_fools(backend: LocalSandbox, k
 
 @pytest.mark.root
 @pytest.mark.security
-@pytest.mark.parametrize("ids", ["-1:-1", "4294967296:0", "0x0:0", ":", "65536:65536", "0 :0", "99999999999999999999:0"])
+@pytest.mark.parametrize(
+    "ids", ["-1:-1", "4294967296:0", "0x0:0", ":", "65536:65536", "0 :0", "99999999999999999999:0"]
+)
 async def test_a_planted_number_never_becomes_roots(backend: LocalSandbox, ids: str) -> None:
     async with live(backend, OWN_ETC) as cell:
         await cell.out('echo "agent:x:$1::/:/bin/sh" > passwd', ids, cwd="/etc")

@@ -4,12 +4,12 @@ import asyncio
 import fcntl
 import os
 import subprocess
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from alcove.contract import ExecResult
 from alcove.local.backend import LocalSandbox
 from alcove.local.config import LocalSandboxConfig
 from alcove.testing import no_leaks
@@ -39,17 +39,16 @@ NS_GET_PARENT = 0xB702
 
 
 @pytest.fixture(scope="module")
-def every_start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Seen | Exception]]:
+def every_start(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Seen | Exception]:
     """Observe each way once, with an inheritable descriptor open that a careless fork would carry along."""
     store = tmp_path_factory.mktemp("starts") / "store"
     canary = os.open("/etc/passwd", os.O_RDONLY)
     os.set_inheritable(canary, True)
     try:
         with no_leaks(), ThreadPoolExecutor(1) as thread:  # a loop of its own
-            seen = thread.submit(asyncio.run, _observe(store)).result()
+            return thread.submit(asyncio.run, _observe(store)).result()
     finally:
         os.close(canary)
-    yield seen
 
 
 async def _observe(store: Path) -> dict[str, Seen | Exception]:
@@ -190,7 +189,7 @@ def test_every_way_ends_the_same(seen: Seen, every_start: dict[str, Seen | Excep
 async def test_another_user_has_the_same_without_capabilities(cell: Cell, as_root: bool) -> None:
     user = "agent" if as_root else "root"
 
-    async def start(cell: Cell, number: str) -> object:
+    async def start(cell: Cell, number: str) -> ExecResult:
         return await cell.exec("sleep", [number], user=user)
 
     wanted, found = (await observe(cell, plain)).told(), (await observe(cell, start)).told()
@@ -204,7 +203,7 @@ async def test_another_user_has_the_same_without_capabilities(cell: Cell, as_roo
 async def test_the_check_sees_what_is_not_confined() -> None:
     """The positive control: an ordinary child of ours has none of this."""
     number = mark()
-    child = subprocess.Popen(["sleep", number])
+    child = subprocess.Popen(["sleep", number])  # noqa: ASYNC220 - it only sleeps
     try:
         found, ours = outside.status(await outside.one(number)), outside.status(os.getpid())
         assert outside.namespaces(child.pid) == outside.namespaces(os.getpid())

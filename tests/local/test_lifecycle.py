@@ -1,3 +1,4 @@
+# ruff: noqa: ASYNC240 - small files of the host, read in between
 """Sessions belong to their wardens: named, listed and used from any process of the user, and ended for good."""
 
 import asyncio
@@ -14,6 +15,7 @@ from alcove.contract import (
     InvalidRequest,
     LifecycleError,
     Limited,
+    SandboxIoError,
     SandboxSpec,
     SandboxState,
     SessionNotFound,
@@ -59,7 +61,7 @@ async def test_an_ended_id_is_remembered(backend: LocalSandbox) -> None:
     async with live(backend) as cell:
         pass
     assert backend.sessions() == []
-    assert [session.id for session in backend.sessions(ended=True)].count(cell.id) == 1
+    assert sum(session.id == cell.id for session in backend.sessions(ended=True)) == 1
     assert backend.session(cell.id).state is SandboxState.TERMINATED
     with pytest.raises(InvalidRequest, match="less than a day ago"):
         await backend.provision(SandboxSpec(cell.id, network_policy=Limited()))
@@ -72,7 +74,7 @@ async def test_an_ended_id_is_remembered(backend: LocalSandbox) -> None:
 
 
 async def test_an_unknown_id_is_not_found(backend: LocalSandbox) -> None:
-    with pytest.raises(SessionNotFound, match="^sandbox session `nobody` was not found$"):
+    with pytest.raises(SessionNotFound, match=r"^sandbox session `nobody` was not found$"):
         await backend.terminate("nobody")
     with pytest.raises(SessionNotFound):
         backend.session("nobody")
@@ -252,8 +254,6 @@ async def test_nothing_of_a_session_is_for_other_users(cell: Cell, store: Path) 
 
 @pytest.mark.parametrize("make", ["file", "foreign"])
 def test_a_store_that_cannot_be_is_told(tmp_path: Path, make: str, as_root: bool) -> None:
-    from alcove.contract import SandboxIoError
-
     store = tmp_path / "place"
     if make == "file":
         store.write_text("no directory")
@@ -326,11 +326,11 @@ async def test_cancelling_provision_at_any_moment_leaves_nothing(backend: LocalS
 
 
 async def test_a_mount_that_fails_leaves_no_session(backend: LocalSandbox) -> None:
-    from alcove.contract import SandboxIoError
-
     with pytest.raises(SandboxIoError):
         await backend.provision(SandboxSpec("failed", mounts=[FilesystemMount("", "/usr/no/where")]))
-    assert backend.sessions(ended=True) == [session for session in backend.sessions(ended=True) if session.id != "failed"]
+    assert backend.sessions(ended=True) == [
+        session for session in backend.sessions(ended=True) if session.id != "failed"
+    ]
     async with live(backend, SandboxSpec("failed", network_policy=Limited())) as cell:  # the id is free again
         assert cell.id == "failed"
 
@@ -349,7 +349,7 @@ async def test_what_is_not_there_says_so(backend: LocalSandbox, cell: Cell) -> N
     assert capabilities.local_process_sandbox
     assert not any((capabilities.snapshot, capabilities.resume, capabilities.suspend_on_idle))
     for call in (backend.snapshot, backend.resume):
-        with pytest.raises(Unsupported, match="^backend `local` does not support "):
+        with pytest.raises(Unsupported, match=r"^backend `local` does not support "):
             await call(cell.id)
     with pytest.raises(Unsupported):
         await backend.provision(SandboxSpec(rootfs="image:debian", network_policy=Limited()))

@@ -1,9 +1,11 @@
+# ruff: noqa: ASYNC240 - small files of the host, read in between
 """The end of a session: within a bound, twice if need be, whatever its guest has done to stay."""
 
 import asyncio
 import os
 import time
 from pathlib import Path
+from typing import Self
 
 import pytest
 
@@ -27,7 +29,7 @@ async def end(cell: Cell, within: float = WITHIN) -> None:
     assert time.monotonic() - before < within + outside.SLACK
     assert not directory.exists()
     assert not [pid for role in ("warden", "spawner", "init", "exec") for pid in outside.called(f"alcove-{role}", key)]
-    assert not [path for path in Path("/sys/fs/cgroup").glob(f"**/alcove-{key}")]
+    assert not list(Path("/sys/fs/cgroup").glob(f"**/alcove-{key}"))
     await cell.backend.terminate(cell.id)
 
 
@@ -63,14 +65,50 @@ async def test_running_execs_end_with_it(cell: Cell) -> None:
 
 
 STAYS = {
-    "fork bomb": "import os\nwhile True:\n    try: os.fork()\n    except OSError: pass",
-    "stops everything": "import os, signal\nwhile True:\n    try: os.kill(-1, signal.SIGSTOP)\n    except OSError: pass",
-    "deaf": "import signal, time\nfor n in range(1, 65):\n    try: signal.signal(n, signal.SIG_IGN)\n    except (OSError, ValueError): pass\ntime.sleep(600)",
-    "holds files open": "import os, time\nkept = [os.open(f'/workspace/f{n}', os.O_CREAT | os.O_RDWR) for n in range(500)]\n"
-    "[os.unlink(f'/workspace/f{n}') for n in range(250)]\ntime.sleep(600)",
-    "holds mappings": "import mmap, os, time\nfd = os.open('/tmp/m', os.O_CREAT | os.O_RDWR)\nos.ftruncate(fd, 1 << 20)\n"
-    "kept = mmap.mmap(fd, 1 << 20)\nkept[:3] = b'abc'\nos.fchmod(fd, 0)\ntime.sleep(600)",
-    "forks and exits": "import os\nwhile True:\n    if os.fork(): os._exit(0)",
+    "fork bomb": """
+import os
+while True:
+    try:
+        os.fork()
+    except OSError:
+        pass
+""",
+    "stops everything": """
+import os, signal
+while True:
+    try:
+        os.kill(-1, signal.SIGSTOP)
+    except OSError:
+        pass
+""",
+    "deaf": """
+import signal, time
+for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+    signal.signal(number, signal.SIG_IGN)
+time.sleep(600)
+""",
+    "holds files open": """
+import os, time
+kept = [os.open(f"/workspace/{number}", os.O_CREAT | os.O_RDWR) for number in range(500)]
+for number in range(250):
+    os.unlink(f"/workspace/{number}")
+time.sleep(600)
+""",
+    "holds mappings": """
+import mmap, os, time
+fd = os.open("/tmp/mapped", os.O_CREAT | os.O_RDWR)
+os.ftruncate(fd, 1 << 20)
+kept = mmap.mmap(fd, 1 << 20)
+kept[:3] = b"abc"
+os.fchmod(fd, 0)
+time.sleep(600)
+""",
+    "forks and exits": """
+import os
+while True:
+    if os.fork():
+        os._exit(0)
+""",
 }
 
 
@@ -88,7 +126,7 @@ LEAVES = {
     "no rights": "mkdir -p a/b/c && echo x > a/b/c/f && chmod 000 a/b/c a/b a; chmod 000 . /tmp /mnt/session/outputs",
     "read-only names": "mkdir d; touch d/f; chmod 555 d; chmod 444 d/f",
     "odd names": "touch -- -rf '*' 'new\nline' '..a' \"$(printf '\\377\\376')\"; mkdir -- '-d' ' '",
-    "links": "ln -s / root; ln -s .. up; ln -s self self; mkdir x; ln -s ../x x/y; ln /etc/passwd hard 2>/dev/null; true",
+    "links": "ln -s / root; ln -s .. up; ln -s self self; mkdir x; ln -s ../x x/y; ln /etc/passwd hard",
     "fifos and sockets": "mkfifo a b; /usr/bin/python3 -c 'import socket; socket.socket(socket.AF_UNIX).bind(\"s\")'",
     "sparse giant": "truncate -s 1T giant; truncate -s 1T /tmp/giant",
 }
@@ -142,8 +180,32 @@ async def test_five_thousand_deep(cell: Cell) -> None:
     await end(cell, within=20)
 
 
+class Heartbeat:
+    """The longest time for which the event loop did nothing else while the block lasted."""
+
+    longest = 0.0
+
+    async def __aenter__(self) -> Self:
+        self._task = asyncio.ensure_future(self._beat())
+        await asyncio.sleep(0)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await asyncio.sleep(0)
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _beat(self) -> None:
+        last = time.monotonic()
+        while True:
+            await asyncio.sleep(0.01)
+            now = time.monotonic()
+            self.longest = max(self.longest, now - last)
+            last = now
+
+
 @pytest.mark.slow
-async def test_a_hundred_thousand_files(cell: Cell) -> None:
+async def test_a_hundred_thousand_files_and_the_others_are_served_meanwhile(cell: Cell) -> None:
     program = """
 import os
 os.mkdir("many")
@@ -151,25 +213,9 @@ for number in range(100_000):
     os.close(os.open(f"many/{number}", os.O_CREAT | os.O_WRONLY))
 """
     assert (await cell.python(program)).success
-    beat = asyncio.ensure_future(_longest_pause())
-    await end(cell, within=40)
-    beat.cancel()
-    (pause,) = await asyncio.gather(beat, return_exceptions=True)
-    assert isinstance(pause, asyncio.CancelledError)
-    assert _PAUSES[-1] < 1  # the event loop lived meanwhile
-
-
-_PAUSES: list[float] = []
-
-
-async def _longest_pause() -> None:
-    _PAUSES.append(0.0)
-    last = time.monotonic()
-    while True:
-        await asyncio.sleep(0.01)
-        now = time.monotonic()
-        _PAUSES[-1] = max(_PAUSES[-1], now - last)
-        last = now
+    async with Heartbeat() as heart:
+        await end(cell, within=40)
+    assert heart.longest < 0.5
 
 
 async def test_many_sessions_end_at_once(backend: LocalSandbox) -> None:

@@ -10,6 +10,7 @@ import json
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from pathlib import Path
@@ -74,16 +75,18 @@ class Events:
     def __init__(self, strike_at: int, strike: Callable[[], None]) -> None:
         self.count = 0
         self.on = False
+        self.struck = ""
         self._strike_at = strike_at
         self._strike = strike
         sys.addaudithook(self._hook)
 
-    def _hook(self, name: str, _arguments: tuple[Any, ...]) -> None:
+    def _hook(self, name: str, arguments: tuple[Any, ...]) -> None:
         if not self.on or name.startswith(("object.", "sys.", "import", "compile", "exec", "gc.", "code.", "marshal.")):
             return
         self.count += 1
         if self.count == self._strike_at:
             self.on = False
+            self.struck = f"{name}{arguments[:1]}"
             self._strike()
 
 
@@ -116,7 +119,8 @@ def one(store: str, deed: str, strike_at: int, strike: Callable[[], None]) -> di
     try:
         asyncio.run(doing())
     except Exception as error:  # noqa: BLE001 - what is not ours is what is looked for
-        told["error"] = f"!{type(error).__name__}: {error}"
+        frames = " < ".join(frame.name for frame in reversed(traceback.extract_tb(error.__traceback__)))
+        told["error"] = f"!{type(error).__name__} at {events.struck}: {frames}"
     return {**told, "events": events.count}
 
 

@@ -61,6 +61,7 @@ class Supervisors:
 
     def __init__(self, store: Path) -> None:
         self.store = store
+        new_backend(store)._store.close()
         argv = [sys.executable, "-m", "tests.security.driver", "serve"]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
         self.process = subprocess.Popen(
@@ -340,6 +341,7 @@ class TestSr08:
         for name in (name for name in CALLED if name in NUMBERS):
             refusing.with_suffix(".conf").write_text(f"{NUMBERS[name]} 12 {native.find()}")
             backend = LocalSandbox(LocalSandboxConfig(root_dir=str(store), native=str(refusing)))
+            print(time.monotonic(), name)
             try:
                 session = await backend.provision(CLOSED)
             except SandboxError:
