@@ -49,9 +49,10 @@ static int porter_main(const struct plan *plan)
         return 1;
     }
     int none = 0;
+    errno = 0;
     if (message_send(FD_CONTROL, plan->data, plan->size, &tree, 1) < 0 ||
         message_receive(FD_CONTROL, &reply, sizeof reply, NULL, &none) != (ssize_t)sizeof reply) {
-        reply.error = errno;
+        reply.error = errno ? errno : ECONNRESET; /* it ended, or answered short: nothing is known to be mounted */
         snprintf(reply.step, sizeof reply.step, "warden");
     }
     (void)!write(FD_SETUP, &reply, sizeof reply);

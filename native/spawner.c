@@ -27,6 +27,8 @@ struct running {
 static struct exec_slot *slots; /* shared with monitors and commands */
 static struct running running[MOST_EXECS];
 static struct op open_files;
+static char oom_score[16]; /* of the cell's processes; the spawner keeps the caller's, so that they go first */
+static int oom_door = -1;
 
 /* ---- entering ---- */
 
@@ -54,9 +56,8 @@ static void set_limits(const struct plan *plan, int host_proc)
             CHECK((int)write(fd, op.s1, op.len1), "user sysctl", op.s0);
             close(fd);
         } else if (op.kind == OP_OOM_SCORE) {
-            char text[16];
-            snprintf(text, sizeof text, "%u", op.n0);
-            write_proc(host_proc, "self/oom_score_adj", text, "oom_score_adj");
+            snprintf(oom_score, sizeof oom_score, "%u", op.n0);
+            CHECK(oom_door = openat(host_proc, "self/oom_score_adj", O_WRONLY | O_CLOEXEC), "oom_score_adj", "");
         }
     }
 }
@@ -143,6 +144,12 @@ static void refuse(int connection, int step, int error)
     close(connection);
 }
 
+static void set_oom_score(const char *score)
+{
+    if (oom_door >= 0)
+        (void)!pwrite(oom_door, score, strlen(score), 0);
+}
+
 /* The monitor is born before its request has come, so that the caller can prepare meanwhile. */
 static void start(int connection)
 {
@@ -152,7 +159,10 @@ static void start(int connection)
         return;
     }
     slots[slot] = (struct exec_slot){0};
+    set_oom_score(oom_score); /* inherited at birth: the child's own file is the host root's until it has executed */
     pid_t pid = (pid_t)syscall(SYS_clone, SIGCHLD, 0, 0, 0, 0);
+    if (pid != 0)
+        set_oom_score("0");
     if (pid == 0) {
         prctl(PR_SET_PDEATHSIG, SIGKILL);
         exec_monitor(connection, &open_files, &slots[slot]);
@@ -250,10 +260,12 @@ static void serve(int epoll, enum door door, int fd)
 /* Only what serving needs stays open, on the lowest numbers. */
 static void keep_only(int *listener, int *reaped)
 {
-    int kept[2] = {fcntl(*listener, F_DUPFD_CLOEXEC, 100), *reaped < 0 ? -1 : fcntl(*reaped, F_DUPFD_CLOEXEC, 100)};
+    int *kept[3] = {listener, reaped, &oom_door}, high[3];
+    for (int i = 0; i < 3; i++)
+        high[i] = *kept[i] < 0 ? -1 : fcntl(*kept[i], F_DUPFD_CLOEXEC, 100);
     sys_close_range(3, 99, 0);
-    *listener = fcntl(kept[0], F_DUPFD_CLOEXEC, 3);
-    *reaped = kept[1] < 0 ? -1 : fcntl(kept[1], F_DUPFD_CLOEXEC, 3);
+    for (int i = 0; i < 3; i++)
+        *kept[i] = high[i] < 0 ? -1 : fcntl(high[i], F_DUPFD_CLOEXEC, 3);
     sys_close_range(100, ~0U, 0);
 }
 

@@ -154,6 +154,22 @@ def test_version_and_help(alcove: Cli) -> None:
     assert "__complete" not in overview
 
 
+def test_output_that_nobody_reads(alcove: Cli) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        done = subprocess.run([*alcove.command, "--help"], check=False, stdout=writing, stderr=subprocess.PIPE)
+    finally:
+        os.close(writing)
+    assert (done.returncode, done.stderr) == (141, b"")
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run([*alcove.command, "--help"], check=False, stdout=full, stderr=subprocess.PIPE)
+    assert (done.returncode, done.stderr) == (
+        125,
+        b"alcove: standard output could not be written: No space left on device\n",
+    )
+
+
 def test_doctor(alcove: Cli) -> None:
     report = alcove.json("doctor")
     assert report["ok"] is True

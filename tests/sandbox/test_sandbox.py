@@ -19,6 +19,7 @@ from alcove import (
     InvalidRequest,
     LocalSandboxConfig,
     Sandbox,
+    SandboxIoError,
     SandboxState,
     SessionNotFound,
     Unrestricted,
@@ -149,7 +150,7 @@ def test_a_failure_inside_ends_the_session(config: LocalSandboxConfig) -> None:
         _ = 1 / 0
     assert ids(config) == []
     with (
-        pytest.raises(InvalidRequest, match="mount source"),
+        pytest.raises(SandboxIoError, match="mount source"),
         Sandbox(config=config, mounts=[FilesystemMount("/nowhere/at/all", "/data")]),
     ):
         pass

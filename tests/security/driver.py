@@ -9,6 +9,7 @@ import errno
 import json
 import os
 import signal
+import subprocess
 import sys
 import traceback
 from collections.abc import Callable, Coroutine
@@ -181,14 +182,55 @@ def limited(store: str, deed: str, descriptors: str) -> None:
     print(json.dumps(told))
 
 
+async def propagation(store: str, shown: str, mirror: str) -> None:
+    """Mount below a directory that a session sees, when it sees it already; for a mount namespace of one's own."""
+    backend = LocalSandbox(
+        LocalSandboxConfig(root_dir=store, native=os.environ.get("ALCOVE_TEST_NATIVE"), visible=(shown,))
+    )
+    session = await backend.provision(spec())
+    mount = FilesystemMount(source=shown, target="/mnt/attached", access=FilesystemAccess.READ_ONLY)
+    await backend.attach_filesystem(session.id, mount)
+    subprocess.run(["mount", "-t", "tmpfs", "none", f"{shown}/below"], check=True)
+    Path(shown, "below", "later").touch()
+    print("control:", *os.listdir(f"{mirror}/below"))
+    request = ExecRequest("sh", ["-c", 'ls "$0/below" /mnt/attached/below | grep later', shown], timeout=20)
+    print("inside:", (await backend.exec(session.id, request)).stdout.split())
+    subprocess.run(["umount", f"{shown}/below"], check=True)
+    await backend.terminate(session.id)
+
+
+async def full(store: str) -> None:
+    """Make and end a session where little can be written; nothing may be left, whichever way it goes."""
+    told = "made and gone"
+    try:
+        backend = open_backend(store)
+        try:
+            session = await backend.provision(spec())
+            await backend.exec(session.id, ExecRequest("true", timeout=20))
+            await backend.terminate(session.id)
+        finally:
+            left = os.listdir(f"{store}/sessions")
+            if backend.sessions():
+                left.append("a row")
+            if left:
+                told = f"left: {left}"
+    except SandboxError as error:
+        told = told if told.startswith("left") else "refused and gone"
+        print(error, file=sys.stderr)
+    print(told)
+
+
 if __name__ == "__main__":
     command, *rest = sys.argv[1:]
     if command == "attack":
         asyncio.run(attack(*rest))
     elif command == "flood":
         asyncio.run(flood(*rest))
+    elif command == "propagation":
+        asyncio.run(propagation(*rest))
+    elif command == "full":
+        asyncio.run(full(*rest))
     elif command == "serve":
         serve()
     elif command == "limited":
         limited(*rest)
-    assert Path.cwd()

@@ -1,6 +1,7 @@
 """PK: what a guest can do to processes, capabilities and groups, its own and those of others."""
 
 import asyncio
+import fcntl
 import os
 import secrets
 import shutil
@@ -109,6 +110,20 @@ class TestPk12:
             ((inside, host, count),) = outside.id_map(pid, kind)
             assert inside == 0
             assert (host >= 0x2000_0000, count) == (True, 65_536) if AS_ROOT else (host, count) == (os.getuid(), 1)
+
+    async def test_pk12_two_user_namespaces_lie_between_a_guest_and_the_host(self, cell: Cell) -> None:
+        """So that the guest's capabilities are none over the mounts, the network and the warden (ioctl_ns(2))."""
+        ns_get_parent = 0xB702
+        with open(f"/proc/{await cell.resident()}/ns/user") as guests:
+            parent = fcntl.ioctl(guests, ns_get_parent)
+        try:
+            here, above = os.stat("/proc/self/ns/user"), os.fstat(parent)
+            assert above.st_ino != here.st_ino
+            grandparent = fcntl.ioctl(parent, ns_get_parent)
+            assert os.fstat(grandparent).st_ino == here.st_ino
+            os.close(grandparent)
+        finally:
+            os.close(parent)
 
     async def test_pk12_namespaces_are_its_own(self, cell: Cell) -> None:
         has_own(await cell.resident(), *outside.NAMESPACES)

@@ -5,6 +5,7 @@ asked for, so that `alcove run` costs little more than its session.
 """
 
 import os
+import signal
 import sys
 from typing import NoReturn
 
@@ -13,12 +14,24 @@ from alcove.cli.grammar import Usage
 from alcove.cli.table import COMMANDS
 from alcove.contract import SandboxError
 
+#: As of a program that SIGPIPE killed, which Python ignores: whoever read our output has gone.
+_UNREAD = 128 + signal.SIGPIPE
+
 
 def main() -> NoReturn:
     """Run the command line of this process and exit with its code."""
     _open_the_standard_streams()
     _leave_out_ssl()
-    sys.exit(run(sys.argv[1:]))
+    code = run(sys.argv[1:])
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        code = _UNREAD
+    except OSError as error:
+        warn(f"standard output could not be written: {error.strerror}")
+        code = FAILED
+    # the interpreter's own end would take a sixth of the whole time, and has nothing to do for us
+    os._exit(code)
 
 
 def run(words: list[str]) -> int:
@@ -31,7 +44,9 @@ def run(words: list[str]) -> int:
     except SandboxError as error:
         warn(told(error))
     except KeyboardInterrupt:
-        return 130
+        return 128 + signal.SIGINT
+    except BrokenPipeError:
+        return _UNREAD
     except OSError as error:
         warn(f"{error.filename}: {error.strerror}" if error.filename else str(error))
     except Exception:  # noqa: BLE001 - the last line: an exit code of ours, never one that could be the command's

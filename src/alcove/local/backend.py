@@ -108,7 +108,10 @@ class LocalSandbox:
         """End the session and everything in it; a second call for a known id returns."""
         live = self._sessions.known(SandboxSessionId(session_id))
         if live is not None:
-            await asyncio.shield(self._sessions.end(live))
+            try:
+                await asyncio.shield(self._sessions.end(live))
+            except OSError as error:
+                raise LifecycleError(f"session `{session_id}` could not be ended: {error}; try again") from None
 
     def session(self, session_id: str) -> SandboxSession:
         """The session as it is now; a terminated one for a day after its end.
@@ -117,13 +120,14 @@ class LocalSandbox:
             SessionNotFound: there is none of that id.
         """
         row = self._store.find(SandboxSessionId(session_id))
-        if row is None:
+        if row is None or self._sessions.unmade(row):
             raise SessionNotFound(session_id)
         return self._sessions.view(row)
 
     def sessions(self, *, ended: bool = False) -> list[SandboxSession]:
         """Every session of this store, the oldest first; with `ended`, terminated ones too."""
-        return [self._sessions.view(row) for row in self._store.sessions(ended=ended)]
+        rows = self._store.sessions(ended=ended)
+        return [self._sessions.view(row) for row in rows if not self._sessions.unmade(row)]
 
     async def snapshot(self, session_id: str, /) -> SandboxSnapshot:
         """Refused: `capabilities().snapshot` is false."""
@@ -143,11 +147,17 @@ class LocalSandbox:
         live = self._sessions.live(session_id)
         requests.effective_user(request.user or live.spec.user, ranged=self._host.root)
         try:
-            outcome = await self._execute(live, request)
+            outcome = await self._execute_again_if_not_taken(live, request)
+        except OSError as error:
+            raise ExecError(f"the host has not what an exec needs: {error}") from None
+        return self._result(live, outcome, raw=request.raw)
+
+    async def _execute_again_if_not_taken(self, live: LiveSession, request: ExecRequest) -> Outcome:
+        try:
+            return await self._execute(live, request)
         except NotTaken:  # it met a session on its way out; the files are there, and the command has not begun
             await self._sessions.restart(live)
-            outcome = await self._execute(live, request)
-        return self._result(live, outcome, raw=request.raw)
+            return await self._execute(live, request)
 
     async def _execute(self, live: LiveSession, request: ExecRequest) -> Outcome:
         connection = await self._connect(live, debug=request.debug)  # first: the command's monitor is born meanwhile

@@ -32,7 +32,7 @@ def parse_reply(data: bytes) -> Reply:
     if len(data) < REPLY.size:
         raise ConnectionError("the session's warden is gone")
     error, value, step = REPLY.unpack(data)
-    return Reply(error=error, value=value, step=step.rstrip(b"\0").decode())
+    return Reply(error=error, value=value, step=step.rstrip(b"\0").decode("utf-8", "replace"))
 
 
 async def ask(directory: str, request: bytes, fds: tuple[int, ...] = ()) -> Reply:

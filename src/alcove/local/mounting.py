@@ -78,7 +78,7 @@ class Mounter:
             raise SandboxIoError(f"mount of `{attached.source}`: {error or 'no answer in time'}") from None
         finally:
             os.close(source.fd)
-        if reply.error:
+        if reply.error or reply.step:
             raise SandboxIoError(
                 f"mount of `{attached.source}` at `{attached.target}`: {reply.step}: {os.strerror(reply.error)}"
                 f"{_ADVICE.get(reply.step, '')}"

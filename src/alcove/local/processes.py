@@ -123,10 +123,12 @@ async def _ended(pidfd: int, within: float) -> bool:
     return True
 
 
-def reap(pid: int) -> None:
-    """Take a dead child off the process table, if it is a child of ours."""
-    with suppress(ChildProcessError):
-        os.waitpid(pid, os.WNOHANG)
+def reap(pid: int) -> bool:
+    """Take a dead child off the process table; True while it is a living child of ours."""
+    try:
+        return os.waitpid(pid, os.WNOHANG) == (0, 0)
+    except ChildProcessError:
+        return False
 
 
 def kill_and_reap(pid: int) -> None:

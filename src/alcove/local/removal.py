@@ -1,6 +1,7 @@
 """Removing what a guest left behind: any depth, any mode, any number, by descriptors, never following a link."""
 
 import os
+from contextlib import suppress
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -19,50 +20,64 @@ def remove_tree(path: str, budget: int | None = None) -> bool:
     except FileNotFoundError:
         return True
     try:
-        if not _empty(root, budget):
+        if not _Emptying(root, budget).run():
             return False
     finally:
         os.close(root)
-    os.rmdir(path)
+    with suppress(FileNotFoundError):
+        os.rmdir(path)
     return True
 
 
-def _empty(root: int, budget: int | None) -> bool:
-    queued, seen = _unlink_files(root)
-    _open_up(root, queued)
-    number = 0
-    while queued:
-        if budget is not None and seen > budget:
-            return False
-        name = queued.pop()
-        fd = os.open(name, _DIRECTORY, dir_fd=root)
+class _Emptying:
+    """One removal under way; another process may be at the same tree, and what it was first to take is gone, no more."""
+
+    def __init__(self, root: int, budget: int | None) -> None:
+        self._root = root
+        self._left = budget
+        self._number = 0
+
+    def run(self) -> bool:
+        queued = self._unlink_files(self._root)
+        while queued and (self._left is None or self._left > 0):
+            name = queued.pop()
+            with suppress(FileNotFoundError):
+                queued += self._move_up(name)
+                if self._left is None or self._left > 0:
+                    os.rmdir(name, dir_fd=self._root)
+        return not queued and (self._left is None or self._left > 0)
+
+    def _move_up(self, name: str) -> list[str]:
+        fd = os.open(name, _DIRECTORY, dir_fd=self._root)
+        moved = []
         try:
-            children, count = _unlink_files(fd)
-            _open_up(fd, children)
-            seen += count
-            for child in children:
-                number += 1
-                unique = f".removing-{seen}-{number}"  # no guest can name anything in the topmost directory
-                os.rename(child, unique, src_dir_fd=fd, dst_dir_fd=root)
-                queued.append(unique)
+            for child in self._unlink_files(fd):
+                self._number += 1
+                # no guest can name anything in the topmost directory
+                unique = f".removing-{os.getpid()}-{self._number}"
+                with suppress(FileNotFoundError):
+                    os.rename(child, unique, src_dir_fd=fd, dst_dir_fd=self._root)
+                    moved.append(unique)
         finally:
             os.close(fd)
-        os.rmdir(name, dir_fd=root)
-    return True
+        return moved
 
-
-def _unlink_files(fd: int) -> tuple[list[str], int]:
-    """Unlink everything in a directory that is no directory; return the names of those that are, and a count of all."""
-    directories = []
-    count = 0
-    with os.scandir(fd) as entries:
-        for entry in entries:
-            count += 1
-            if entry.is_dir(follow_symlinks=False):
-                directories.append(entry.name)
-            else:
-                os.unlink(entry.name, dir_fd=fd)
-    return directories, count
+    def _unlink_files(self, fd: int) -> list[str]:
+        """Unlink everything in a directory that is no directory; return the names of those that are."""
+        directories = []
+        with os.scandir(fd) as entries:
+            for entry in entries:
+                if self._left is not None:
+                    self._left -= 1
+                    if self._left <= 0:
+                        break
+                if entry.is_dir(follow_symlinks=False):
+                    directories.append(entry.name)
+                else:
+                    with suppress(FileNotFoundError):
+                        os.unlink(entry.name, dir_fd=fd)
+        _open_up(fd, directories)
+        return directories
 
 
 def _open_up(parent: int, names: list[str]) -> None:
@@ -70,4 +85,5 @@ def _open_up(parent: int, names: list[str]) -> None:
     if os.geteuid() == 0:
         return
     for name in names:
-        os.chmod(name, 0o700, dir_fd=parent)
+        with suppress(FileNotFoundError):
+            os.chmod(name, 0o700, dir_fd=parent)

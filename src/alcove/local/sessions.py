@@ -4,8 +4,9 @@ import asyncio
 import fcntl
 import os
 import secrets
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from collections import deque
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 
 from msgspec.structs import replace
 
@@ -32,6 +33,7 @@ from alcove.local.store import ROOT_STORE, Row, Store
 
 _END_WITHIN_S = 1.0
 _REMOVE_INLINE = 256
+_REAP_AT_ONCE = 4
 # every user of a session may write here; nobody else of the host comes as far as these directories
 _MODES = {"tmp": 0o1777, "workspace": 0o777, "outputs": 0o777}
 #: A session directory under this suffix is on its way out: its session is gone whatever the row says.
@@ -76,6 +78,7 @@ class Sessions:
             shared: etc.generate(store.root, shared_network=shared, users=host.root) for shared in (False, True)
         }
         self._live: dict[str, LiveSession] = {}
+        self._children: deque[int] = deque()
         me = os.getpid()
         self._maker = Maker(me, processes.start_time(me) or 0)
 
@@ -91,7 +94,7 @@ class Sessions:
         if live is not None:
             return live
         row = self._store.find(session_id)
-        if row is None:
+        if row is None or self.unmade(row):
             raise SessionNotFound(session_id)
         return None if row.ended is not None else self._remember(row)
 
@@ -131,7 +134,10 @@ class Sessions:
         """Make a session; when that fails or is cancelled, nothing of it is left."""
         session_id = spec.session_id or f"s-{secrets.token_hex(6)}"
         key = secrets.token_hex(8)
-        launcher = Launcher(self._native, "warden", key)  # first, so that it loads while we prepare
+        try:
+            launcher = Launcher(self._native, "warden", key)  # first, so that it loads while we prepare
+        except OSError as error:
+            raise LifecycleError(f"the session could not be made: {error}") from None
         try:
             record = Record(maker=self._maker)
             row = self._store.reserve(
@@ -155,7 +161,16 @@ class Sessions:
                 raise LifecycleError(f"the session could not be made: {error}") from None
             raise
         self._live[live.id] = live
+        self._reap_some(launcher.pid)
         return live
+
+    def _reap_some(self, born: int) -> None:
+        """A session of ours that another process ends leaves its warden to us: look at a few with each new one."""
+        for _ in range(min(_REAP_AT_ONCE, len(self._children))):
+            pid = self._children.popleft()
+            if processes.reap(pid):
+                self._children.append(pid)
+        self._children.append(born)
 
     def _make_directories(self, live: LiveSession) -> None:
         os.mkdir(live.directory, 0o700)
@@ -185,7 +200,8 @@ class Sessions:
             etc=self._etc[isinstance(live.spec.network_policy, Unrestricted)],
             idmap=self._host.idmap,
             base_id=live.base_id,
-            shm_bytes=enforced.groups.memory,
+            # memory that no kill frees: half of the limit, so that what runs has the rest
+            shm_bytes=enforced.groups.memory // 2 if enforced.groups.memory else None,
         )
         made = plan.build(self._host, live.spec, self.layout, places, groups, enforced.resources, live.base_id)
         running = await launch(launcher, made.encoded, live.directory)
@@ -194,12 +210,16 @@ class Sessions:
             rootfs.check_overlays(running.warden)
 
     async def _discard(self, live: LiveSession) -> None:
-        """Undo a provision that failed, whatever had been done."""
-        await processes.stop(live.record.processes, live.record.groups)
-        with suppress(LifecycleError):
+        """Undo a provision that failed, whatever had been done; what cannot be undone now is left to the next sweep."""
+        try:
+            await processes.stop(live.record.processes, live.record.groups)
             self._remove_groups(live)
             await self._remove_files(live)
-        self._store.forget(live.id)
+        except (LifecycleError, OSError):
+            live.record = replace(live.record, maker=Maker(0, 0))
+            self.save(live)
+        else:
+            self._store.forget(live.id)
 
     # Brought back
 
@@ -286,7 +306,11 @@ class Sessions:
                 self._remove_groups(live)
                 self._store.end(live.id)
         except SessionNotFound:
-            await self._sweep_row(self._store.find(live.id))
+            row = self._store.find(live.id)
+            if row is not None and row.ended is None:
+                await self._sweep_row(row)
+            if live.record.processes:
+                processes.reap(live.record.processes.warden)
         self._live.pop(live.id, None)
 
     async def _end_cell(self, live: LiveSession) -> bool:
@@ -317,24 +341,57 @@ class Sessions:
 
     # Swept
 
+    def unmade(self, row: Row) -> bool:
+        """Tell whether a row is of a session that nobody will finish making, or whose files are gone already."""
+        if row.ended is not None:
+            return False
+        maker = decoded(row)[1].maker
+        if maker is not None:
+            return processes.start_time(maker.pid) != maker.started
+        return not os.path.isdir(self._store.directory(row.key))
+
     async def sweep(self) -> None:
         """Take away what a kill -9 left half made or half removed."""
-        for row in self._store.sessions():
-            record = decoded(row)[1]
-            unmade = record.maker is not None and processes.start_time(record.maker.pid) != record.maker.started
-            if unmade or (record.maker is None and not os.path.isdir(self._store.directory(row.key))):
+        rows = self._store.sessions()
+        for row in rows:
+            if self.unmade(row):
                 await self._sweep_row(row)
+        known = {row.key for row in rows}
+        for name in os.listdir(f"{self._store.root}/sessions"):
+            key = name.removesuffix(_ENDING)
+            if name != key and key not in known:
+                with suppress(OSError):  # somebody is at it, or it will be tried again
+                    await asyncio.to_thread(remove_tree, self._store.directory(name))
 
-    async def _sweep_row(self, row: Row | None) -> None:
-        if row is None or row.ended is not None:
-            return
+    async def _sweep_row(self, row: Row) -> None:
         live = LiveSession(row, *decoded(row), self._store.directory(row.key))
-        await self._end_cell(live)
-        await processes.stop(live.record.processes, live.record.groups)
-        await self._remove_files(live)
-        live.record = replace(live.record, groups=cgroups.every(self._host.hierarchies, live.key))
-        self._remove_groups(live)
-        self._store.end(live.id)
+        with self._claimed(live) as ours:
+            if not ours:
+                return  # whoever is ending it goes on
+            await self._end_cell(live)
+            await processes.stop(live.record.processes, live.record.groups)
+            await self._remove_files(live)
+            live.record = replace(live.record, groups=cgroups.every(self._host.hierarchies, live.key))
+            self._remove_groups(live)
+            self._store.end(live.id)
+
+    @contextmanager
+    def _claimed(self, live: LiveSession) -> Iterator[bool]:
+        """Claim what is left of a session's directory, under either name; False when another process has it."""
+        for path in (live.directory, f"{live.directory}{_ENDING}"):
+            try:
+                fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            except FileNotFoundError:
+                continue
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                yield True
+            except BlockingIOError:
+                yield False
+            finally:
+                os.close(fd)
+            return
+        yield True
 
     # Told
 
