@@ -28,8 +28,8 @@ def host_state() -> dict[str, object]:
 @pytest.mark.root
 @pytest.mark.timeout(300)
 async def test_apt_get_install_in_an_owned_root(tmp_path: Path) -> None:
-    assert not os.path.exists(PROGRAM), f"{PACKAGE} is installed on this host; this test needs one that is not"
     before = host_state()
+    assert not before["program"], f"{PACKAGE} is installed on this host; this test needs one that is not"
     store = tmp_path / "store"
     backend = LocalSandbox(LocalSandboxConfig(root_dir=str(store), rootfs="owned"))
     async with no_leaks(store):

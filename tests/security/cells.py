@@ -13,7 +13,7 @@ from typing import Any
 
 from alcove.contract import Duration, ExecRequest, ExecResult, SandboxError, SandboxSession
 from alcove.local import LocalSandbox, records
-from alcove.local.launch import Processes
+from alcove.local.processes import Processes
 from tests.local import outside
 from tests.security.corpus import PLACE
 
@@ -201,7 +201,7 @@ def _fingerprint(path: Path, *, times: bool) -> tuple[object, ...]:
 
 def marks(paths: list[str]) -> dict[str, tuple[int, ...]]:
     """Return identity, mode, owner, size and times of host files: a change of any kind changes the ctime."""
-    found = {}
+    found: dict[str, tuple[int, ...]] = {}
     for path in paths:
         with suppress(FileNotFoundError):
             seen = os.lstat(path)

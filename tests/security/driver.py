@@ -2,6 +2,7 @@
 
 Its launcher is the one that ALCOVE_TEST_NATIVE names, as in the test run that starts it.
 """
+# ruff: noqa: ASYNC221, ASYNC240 - a supervisor of the harness's may wait for the host
 
 import asyncio
 import ctypes
@@ -126,7 +127,7 @@ def one(store: str, deed: str, strike_at: int, strike: Callable[[], None]) -> di
 
 
 def struck(store: str, deed: str, strike_at: int, kind: str) -> dict[str, Any]:
-    """Do `one` in a child, which may be killed; this process has imported all there is, so that a child costs little."""
+    """Do `one` in a child, which may be killed; this one has imported all there is, so a child costs little."""
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
@@ -193,7 +194,7 @@ async def propagation(store: str, shown: str, mirror: str) -> None:
     subprocess.run(["mount", "-t", "tmpfs", "none", f"{shown}/below"], check=True)
     Path(shown, "below", "later").touch()
     print("control:", *os.listdir(f"{mirror}/below"))
-    request = ExecRequest("sh", ["-c", 'ls "$0/below" /mnt/attached/below | grep later', shown], timeout=20)
+    request = ExecRequest("sh", ["-c", 'ls "$0/below" /mnt/attached/below | grep -x later; :', shown], timeout=20)
     print("inside:", (await backend.exec(session.id, request)).stdout.split())
     subprocess.run(["umount", f"{shown}/below"], check=True)
     await backend.terminate(session.id)

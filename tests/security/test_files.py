@@ -1,4 +1,5 @@
 """FS: what a guest does to files that are not its own. Files of the harness's stand where a host's would be."""
+# ruff: noqa: ASYNC240 - a test's own loop may wait for the host
 
 import fcntl
 import hashlib
@@ -25,7 +26,18 @@ from tests.security.conftest import MakeCell, make_canary
 
 pytestmark = [pytest.mark.security, pytest.mark.user]
 
-TOOLCHAIN = ["/usr", "/usr/bin", "/usr/bin/env", "/usr/lib", "/etc", "/etc/passwd", "/etc/hostname", "/var", "/opt", "/"]
+TOOLCHAIN = [
+    "/usr",
+    "/usr/bin",
+    "/usr/bin/env",
+    "/usr/lib",
+    "/etc",
+    "/etc/passwd",
+    "/etc/hostname",
+    "/var",
+    "/opt",
+    "/",
+]
 AS_ROOT = os.geteuid() == 0
 
 
@@ -211,7 +223,7 @@ def set_id_files(directory: Path) -> list[str]:
         for path in (Path(where, name) for name in names):
             seen = path.lstat()
             capable = "security.capability" in os.listxattr(path, follow_symlinks=False)
-            if stat.S_ISREG(seen.st_mode) and seen.st_mode & (stat.S_ISUID | stat.S_ISGID) or capable:
+            if (stat.S_ISREG(seen.st_mode) and seen.st_mode & (stat.S_ISUID | stat.S_ISGID)) or capable:
                 found.append(path.name)
     return sorted(found)
 
@@ -274,9 +286,13 @@ class TestFs12:
         (shown / "private").write_text(secret)
         (shown / "private").chmod(0o600)
         if not AS_ROOT:  # the guest is the caller, whose own file this would be
-            shutil.copy("/etc/shadow", shown / "x") if os.access("/etc/shadow", os.R_OK) else (shown / "private").unlink()
+            shutil.copy("/etc/shadow", shown / "x") if os.access("/etc/shadow", os.R_OK) else (
+                shown / "private"
+            ).unlink()
         cell = await make_cell()
-        said = await cell.sh(f"cat {shown}/open {shown}/private /etc/shadow-; ln {shown}/private /workspace/alias; cat /workspace/alias")
+        said = await cell.sh(
+            f"cat {shown}/open {shown}/private /etc/shadow-; ln {shown}/private /workspace/alias; cat /workspace/alias"
+        )
         assert secret[::-1] in said.stdout
         assert secret not in said.stdout
 
@@ -409,15 +425,15 @@ def accepted(end: socket.socket) -> int:
 
 def socket_places() -> list[str]:
     """Return directories of the host that a session may see, and in which this user can make a socket."""
-    return [place for place in ("/run", "/tmp", "/var/tmp", "/dev/shm", "/var/lib", "/opt") if os.access(place, os.W_OK)]
+    return [
+        place for place in ("/run", "/tmp", "/var/tmp", "/dev/shm", "/var/lib", "/opt") if os.access(place, os.W_OK)
+    ]
 
 
 class TestFs19:
     @pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_DGRAM])
     @pytest.mark.parametrize("place", socket_places())
-    async def test_fs19_no_socket_of_the_host_is_connected_to(
-        self, make_cell: MakeCell, place: str, kind: int
-    ) -> None:
+    async def test_fs19_no_socket_of_the_host_is_connected_to(self, make_cell: MakeCell, place: str, kind: int) -> None:
         directory = Path(tempfile.mkdtemp(prefix="alcove-", dir=place))
         try:
             directory.chmod(0o755)

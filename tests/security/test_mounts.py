@@ -1,4 +1,5 @@
 """FS06 to FS09: the mounts that hide and protect, and whether they can be taken away or leak."""
+# ruff: noqa: ASYNC240 - a test's own loop may wait for the host
 
 import os
 import stat
@@ -15,9 +16,17 @@ pytestmark = [pytest.mark.security, pytest.mark.user]
 
 #: Of the host, or of no use inside: what is there on this kernel must be covered.
 MASKED = (
-    "kcore kallsyms keys key-users timer_list sched_debug latency_stats acpi scsi irq interrupts bus fs kmsg sysrq-trigger"
+    "kcore kallsyms keys key-users timer_list sched_debug latency_stats acpi scsi irq interrupts bus fs kmsg "
+    "sysrq-trigger"
 ).split()
-SYSCTLS = ["kernel/core_pattern", "kernel/hostname", "kernel/modprobe", "kernel/panic", "vm/drop_caches", "vm/swappiness"]
+SYSCTLS = [
+    "kernel/core_pattern",
+    "kernel/hostname",
+    "kernel/modprobe",
+    "kernel/panic",
+    "vm/drop_caches",
+    "vm/swappiness",
+]
 NULL = os.makedev(1, 3)
 
 
@@ -52,12 +61,16 @@ class TestFs06:
         has_own(pid, "mnt", "pid")
         before = host_sysctls()
         writes = 'for path; do (echo 1 >"$path") 2>/dev/null && echo "wrote $path"; done; :'
-        paths = [f"{root}/{name}" for name in SYSCTLS for root in ("/proc/sys", "/proc/self/../sys", "/proc/1/root/proc/sys")]
+        paths = [
+            f"{root}/{name}" for name in SYSCTLS for root in ("/proc/sys", "/proc/self/../sys", "/proc/1/root/proc/sys")
+        ]
         said = await cell.sh(writes, "/workspace/control", *paths)
         assert said.stdout == "wrote /workspace/control\n"
         assert host_sysctls() == before
 
-    async def test_fs06_sysctls_are_read_only_even_those_of_the_sessions_own_namespaces(self, make_cell: MakeCell) -> None:
+    async def test_fs06_sysctls_are_read_only_even_those_of_the_sessions_own_namespaces(
+        self, make_cell: MakeCell
+    ) -> None:
         pid = await (await make_cell()).resident()
         mounts = outside.mounts(pid)
         assert {"ro", "nosuid", "nodev", "noexec"} <= mounts["/proc/sys"]
@@ -67,7 +80,17 @@ class TestFs06:
         pid = await (await make_cell()).resident()
         lines = outside.read(pid, "mountinfo").splitlines()
         kinds = {line.partition(" - ")[2].split(" ")[0] for line in lines}
-        assert not kinds & {"sysfs", "cgroup", "cgroup2", "debugfs", "tracefs", "securityfs", "bpf", "configfs", "fusectl"}
+        assert not kinds & {
+            "sysfs",
+            "cgroup",
+            "cgroup2",
+            "debugfs",
+            "tracefs",
+            "securityfs",
+            "bpf",
+            "configfs",
+            "fusectl",
+        }
         names = {path.name for path in Path(f"/proc/{pid}/root/sys").rglob("*") if path.is_file()}
         assert names == {"online", "possible", "present"}
 
@@ -107,7 +130,9 @@ class TestFs07:
                 theirs, ours = outside.namespaces(control.pid)["mnt"], outside.namespaces(os.getpid())["mnt"]
             finally:
                 control.kill()
-        assert {said[name] for name in ("tmpfs", "bind", "fsopen", "open_tree", "move_mount", "unshare-mount")} == {"ok"}
+        assert {said[name] for name in ("tmpfs", "bind", "fsopen", "open_tree", "move_mount", "unshare-mount")} == {
+            "ok"
+        }
         assert theirs != ours
 
 

@@ -1,4 +1,5 @@
 """PK: what a guest can do to processes, capabilities and groups, its own and those of others."""
+# ruff: noqa: ASYNC230, ASYNC240 - a test's own loop may wait for the host
 
 import asyncio
 import fcntl
@@ -135,7 +136,9 @@ class TestPk12:
             await cell.run("true")
         assert await self.look(cell) == first
         debug = await self.look(cell, debug=True)
-        assert {name: value for name, value in _but_cgroupns(debug).items() if value != _but_cgroupns(first)[name]} == {}
+        assert {
+            name: value for name, value in _but_cgroupns(debug).items() if value != _but_cgroupns(first)[name]
+        } == {}
 
     async def test_pk12_a_revived_session_is_confined_like_a_new_one(self, make_cell: MakeCell) -> None:
         cell = await make_cell()
@@ -143,7 +146,7 @@ class TestPk12:
         pidfd = os.pidfd_open(cell.processes().warden)
         try:
             os.kill(cell.processes().warden, 9)
-            await outside.until(lambda: not cell.running[0] or cell.running[0].done())
+            await outside.until(cell.running[0].done)
         finally:
             os.close(pidfd)
         again = await self.look(cell)

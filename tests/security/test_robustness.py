@@ -1,4 +1,5 @@
 """SR: the supervisor killed, starved, lied to and raced; what is left of a session, and what is said of it."""
+# ruff: noqa: ASYNC220, ASYNC221 - a test's own loop may wait for the host
 
 import asyncio
 import json
@@ -64,9 +65,7 @@ class Supervisors:
         new_backend(store)._store.close()
         argv = [sys.executable, "-m", "tests.security.driver", "serve"]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-        self.process = subprocess.Popen(
-            argv, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
+        self.process = subprocess.Popen(argv, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def ask(self, *request: object) -> Any:
         assert self.process.stdin is not None
@@ -308,8 +307,8 @@ async def _answer(listener: socket.socket, frame: bytes) -> None:
 #: Calls that only wait are left out: without them the launcher waits for ever, and a bound of ours ends it.
 CALLED = (
     "unshare setns mount umount2 pivot_root fsopen fsconfig fsmount move_mount open_tree mount_setattr openat2 capset "
-    "capget prctl seccomp landlock_create_ruleset landlock_add_rule landlock_restrict_self setresuid setresgid setgroups "
-    "close_range clone3 clone sethostname keyctl prlimit64 setrlimit getrlimit socketpair pipe2 mmap mkdirat fchmodat "
+    "capget prctl seccomp landlock_create_ruleset landlock_add_rule landlock_restrict_self setresuid setresgid "
+    "setgroups close_range clone3 clone sethostname keyctl prlimit64 setrlimit getrlimit socketpair pipe2 mmap mkdirat fchmodat "
     "symlinkat chdir fchdir sendmsg recvmsg epoll_create1 epoll_ctl signalfd4 umask setsid fcntl dup2 dup3 "
     "waitid fstat newfstatat getpid open openat close read write ioctl socket sendto pidfd_open"
 ).split()
@@ -342,7 +341,9 @@ class TestSr08:
                 found = await look(cell)
                 made.add(name)
                 if found != whole:
-                    weaker[name] = {key: (value, found.get(key)) for key, value in whole.items() if value != found.get(key)}
+                    weaker[name] = {
+                        key: (value, found.get(key)) for key, value in whole.items() if value != found.get(key)
+                    }
             except (SandboxError, AssertionError):
                 pass  # no command starts in it
             finally:
@@ -461,7 +462,7 @@ class TestSr11:
         cell = await make_cell()
         real = time.time
         task = asyncio.create_task(cell.run("sleep", "100000", timeout=Duration(1)))
-        await outside.until(lambda: cell.guests())
+        await outside.until(cell.guests)
         monkeypatch.setattr(time, "time", lambda: real() + jump)
         began = time.monotonic()
         assert (await task).timed_out
@@ -482,7 +483,9 @@ class TestSr12:
             execs = [each.exec(f"wanted-{number}", ExecRequest("true", timeout=20)) for each in others * 5]
             ends = [each.terminate(f"wanted-{number}") for each in others]
             results = await asyncio.gather(*execs, *ends, return_exceptions=True)
-            assert all(isinstance(result, SandboxError) for result in results if isinstance(result, BaseException)), results
+            assert all(isinstance(result, SandboxError) for result in results if isinstance(result, BaseException)), (
+                results
+            )
             assert all(result is None for result in results[-4:])
         assert backend.sessions() == []
         for each in others:
@@ -495,7 +498,9 @@ class TestSr12:
             async def live() -> bool:
                 backend = new_backend(new_store)
                 session = await backend.provision(CLOSED)
-                said = await asyncio.gather(*(backend.exec(session.id, ExecRequest("echo", [str(number)])) for _ in range(4)))
+                said = await asyncio.gather(
+                    *(backend.exec(session.id, ExecRequest("echo", [str(number)])) for _ in range(4))
+                )
                 await backend.terminate(session.id)
                 await backend.aclose()
                 return all(result.stdout == f"{number}\n" for result in said)

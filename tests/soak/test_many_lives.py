@@ -42,7 +42,7 @@ async def one_life(backend: LocalSandbox, chance: random.Random) -> None:
 
 async def many_lives(store: Path, count: int) -> None:
     backend = LocalSandbox(LocalSandboxConfig(root_dir=str(store)))
-    chance = random.Random(count)  # noqa: S311 - the same fates in every run
+    chance = random.Random(count)
     left = iter(range(count))
 
     async def live_on() -> None:

@@ -77,7 +77,9 @@ def _checked(fd: int, mount: FilesystemMount, store: str, *, allow_root_owned: b
         raise InvalidRequest(f"{name} is or contains a mount of {kind}, which no session may see")
     real_store = os.path.realpath(store)
     if path == real_store or path.startswith(f"{real_store}/") or real_store.startswith(f"{path}/"):
-        raise InvalidRequest(f"{name} contains or lies in Alcove's store {real_store}; choose a directory apart from it")
+        raise InvalidRequest(
+            f"{name} contains or lies in Alcove's store {real_store}; choose a directory apart from it"
+        )
     if mount.access is FilesystemAccess.READ_WRITE:
         _check_writable(name, found.st_uid, allow_root_owned=allow_root_owned, set_id=set_id)
     return Source(

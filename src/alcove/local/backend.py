@@ -271,7 +271,7 @@ class LocalSandbox:
         return self.session(session_id)
 
     async def _start_on(self, live: LiveSession, before: SandboxSpec) -> None:
-        """A process keeps the network namespace it was born in: the session's processes are made anew, over its files."""
+        """A process keeps the network it was born in: the session's processes are made anew, over its files."""
         try:
             await self._sessions.restart(live)
         except SandboxError as error:

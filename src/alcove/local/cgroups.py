@@ -71,8 +71,10 @@ def detect() -> Hierarchies:
 
 
 def _unified_parent(mount_point: str, root: str, own: str | None) -> str | None:
-    """Where a group with controllers can be made: below our own, which the kernel allows only while it has no process
-    of its own; beside it, where that is delegated to us too; or for root at the hierarchy's top.
+    """Find where a group with controllers can be made.
+
+    Below our own, which the kernel allows only while it has no process of its own; beside it, where that is delegated
+    to us too; or for root at the hierarchy's top.
     """
     ours = _beneath(mount_point, root, own)
     beside = os.path.dirname(ours) if ours and ours != mount_point else None

@@ -1,7 +1,6 @@
 """Requests to a session's warden: one connection, one request, one reply."""
 
 import asyncio
-import os
 import socket
 from struct import Struct as Layout
 
@@ -60,5 +59,3 @@ def leave_pipes(directory: str, fds: list[int]) -> None:
             send(connection, operation(Kind.DRAIN), tuple(fds))
     except OSError:
         pass  # the session ended meanwhile, and those processes with it
-
-

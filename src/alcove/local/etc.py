@@ -1,4 +1,4 @@
-"""The few files of /etc that a session needs of its own, generated once and shared by every session that needs the same.
+"""The few files of /etc that a session needs of its own, generated once and shared by all that need the same.
 
 Users of the host do not show; `nobody` stands for every id that the session does not map.
 """

@@ -9,6 +9,7 @@ import os
 import select
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from struct import Struct as Layout
 
 from msgspec import Struct
@@ -52,7 +53,7 @@ class Outcome(Struct, frozen=True):
     stderr_omitted: int
 
 
-class NotTaken(ExecError):
+class NotTaken(ExecError):  # noqa: N818 - not for callers
     """The request was never read, so that it may be sent again."""
 
 
@@ -246,10 +247,8 @@ class Execution:
         if self._killing or self._done.done():
             return
         self._killing = True
-        try:
+        with suppress(OSError):  # gone already: its end is on its way to us
             self._connection.send(b"k")
-        except OSError:
-            pass  # gone already: its end is on its way to us
         self._after(ESCALATE_AFTER_S, self._escalate)
 
     def _escalate(self) -> None:

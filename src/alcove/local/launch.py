@@ -168,7 +168,11 @@ def _processes(report: bytes, pid: int) -> Processes:
         raise LifecycleError("the native launcher ended without a report; `alcove doctor` tries each step by itself")
     ok, error, warden, init, spawner, step, detail = _REPORT.unpack(report)
     if not ok:
-        raise LifecycleError(_explained(step.rstrip(b"\0").decode("utf-8", "replace"), detail.rstrip(b"\0").decode("utf-8", "replace"), error))
+        raise LifecycleError(
+            _explained(
+                step.rstrip(b"\0").decode("utf-8", "replace"), detail.rstrip(b"\0").decode("utf-8", "replace"), error
+            )
+        )
     started = start_time(warden)
     if warden != pid or started is None:
         raise LifecycleError("the session ended while it was being made; `alcove doctor` tries each step by itself")

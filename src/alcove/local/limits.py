@@ -1,4 +1,4 @@
-"""Which of a spec's limits this host enforces, and by what; what it cannot is refused, or told where that is allowed."""
+"""Which of a spec's limits this host enforces, and by what; what it cannot is refused, or told by best effort."""
 
 import resource
 

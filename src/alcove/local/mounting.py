@@ -60,7 +60,7 @@ class Mounter:
     def _fresh_directory(self, live: "LiveSession") -> str:
         path = f"{live.directory}/mount-{secrets.token_hex(4)}"
         os.mkdir(path)
-        os.chmod(path, 0o777)
+        os.chmod(path, 0o777)  # noqa: S103 - for every user of the session; the store around it is ours alone
         if live.base_id is not None and not self._host.idmap:
             os.chown(path, live.base_id, live.base_id)
         return path
@@ -75,7 +75,7 @@ class Mounter:
         try:
             reply = await self._request(live, attached, source)
         except (OSError, TimeoutError) as error:
-            raise SandboxIoError(f"mount of `{attached.source}`: {error or 'no answer in time'}") from None
+            raise SandboxIoError(f"mount of `{attached.source}`: {str(error) or 'no answer in time'}") from None
         finally:
             os.close(source.fd)
         if reply.error or reply.step:
@@ -114,9 +114,7 @@ class Mounter:
         )
         return await control.ask(live.directory, request)
 
-    async def _by_porter(
-        self, live: "LiveSession", attached: Attached, source: Source, flags: int
-    ) -> control.Reply:
+    async def _by_porter(self, live: "LiveSession", attached: Attached, source: Source, flags: int) -> control.Reply:
         """With our own rights, and with the owner on disk as the session's root inside."""
         base = live.base_id or 0
         if not attached.own:

@@ -81,7 +81,7 @@ class Stdio:
     ERR = 4
 
 
-def operation(  # noqa: PLR0913 - the fields of the wire form
+def operation(
     kind: int,
     s0: str | bytes = b"",
     s1: str | bytes = b"",

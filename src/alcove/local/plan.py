@@ -10,6 +10,7 @@ from alcove.local import landlock, rootfs, seccomp
 from alcove.local.cgroups import OWN_PROCESSES, Groups
 from alcove.local.etc import HOSTNAME
 from alcove.local.host import Host
+from alcove.local.layout import Layout, SessionPlaces
 from alcove.local.operations import Kind, operation
 
 _CLONE_NEWNS = 0x0002_0000
@@ -19,8 +20,7 @@ _CLONE_NEWIPC = 0x0800_0000
 _CLONE_NEWUSER = 0x1000_0000
 _CLONE_NEWNET = 0x4000_0000
 
-# linux/capability.h: CHOWN 0, DAC_OVERRIDE 1, FOWNER 3, FSETID 4, KILL 5, SETGID 6, SETUID 7, SETPCAP 8,
-# NET_BIND_SERVICE 10. What makes root inside useful; none of it reaches beyond the cell's own user namespace.
+# CHOWN, DAC_OVERRIDE, FOWNER, FSETID, KILL, SETGID, SETUID, SETPCAP and NET_BIND_SERVICE of linux/capability.h: what makes root inside useful; none of it reaches beyond the cell's own user namespace.
 CAPABILITIES = 0b101_1111_1011
 
 #: Ids of a session of root's, from 0.
@@ -32,7 +32,7 @@ _RLIMIT_NOFILE = 7
 _RLIMIT_AS = 9
 _OOM_SCORE = 500
 # Budgets of the host's user that a session may not use up, and namespaces that no guest may make
-# (Documentation/admin-guide/sysctl/user.rst)
+# (see Documentation/admin-guide/sysctl/user.rst)
 _USER_SYSCTLS = {
     "max_user_namespaces": 0,
     "max_inotify_instances": 64,
@@ -56,11 +56,11 @@ class LaunchPlan(Struct, frozen=True):
     isolation: str
 
 
-def build(  # noqa: PLR0913
+def build(
     host: Host,
     spec: SandboxSpec,
-    layout: rootfs.Layout,
-    places: rootfs.SessionPlaces,
+    layout: Layout,
+    places: SessionPlaces,
     groups: Groups,
     resources: Resources,
     base_id: int | None,

@@ -1,4 +1,4 @@
-"""A session's native processes, by identity: a pid alone is reused, with its start time it is not until the next boot."""
+"""A session's native processes, by identity: a pid is reused, with its start time it is not until the next boot."""
 
 import asyncio
 import os
@@ -112,7 +112,12 @@ def _kill_children(processes: Processes) -> None:
 async def _ended(pidfd: int, within: float) -> bool:
     loop = asyncio.get_running_loop()
     ended: asyncio.Future[None] = loop.create_future()
-    loop.add_reader(pidfd, lambda: ended.done() or ended.set_result(None))
+
+    def tell() -> None:
+        if not ended.done():
+            ended.set_result(None)
+
+    loop.add_reader(pidfd, tell)
     try:
         async with asyncio.timeout(within):
             await ended

@@ -55,7 +55,9 @@ encode = Encoder().encode
 decode = Decoder(Record).decode
 
 
-def as_session(session_id: str, spec: SandboxSpec, record: Record, state: SandboxState, directory: str) -> SandboxSession:
+def as_session(
+    session_id: str, spec: SandboxSpec, record: Record, state: SandboxState, directory: str
+) -> SandboxSession:
     """The contract's view of a session: canonical mounts first, then the attached ones in their order."""
     return SandboxSession(
         id=session_id,

@@ -7,7 +7,7 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def remove_tree(path: str, budget: int | None = None) -> bool:
-    """Remove a directory of ours and all beneath it; absent is fine. False: more than `budget` entries, not done yet.
+    """Remove a directory of ours and all beneath it; False: more than `budget` entries, not done yet.
 
     Directories queue up in the topmost one, under numbers: one that lies deep is moved up beside its ancestors, so that
     neither the length of a path nor the number of open descriptors grows with the depth of what a guest made.
@@ -30,7 +30,7 @@ def remove_tree(path: str, budget: int | None = None) -> bool:
 
 
 class _Emptying:
-    """One removal under way; another process may be at the same tree, and what it was first to take is gone, no more."""
+    """One removal under way; another process may be at the same tree, and take some of it first."""
 
     def __init__(self, root: int, budget: int | None) -> None:
         self._root = root

@@ -5,8 +5,8 @@ import posixpath
 from collections.abc import Mapping
 
 from alcove.contract import MEMORY_MOUNT, OUTPUTS_MOUNT, ExecRequest, InvalidRequest
+from alcove.local.layout import WORKSPACE
 from alcove.local.operations import Kind, operation, strings
-from alcove.local.rootfs import WORKSPACE
 
 # POSIX XCU 1.6 and 2.14, and what common shells add: looked for in PATH first
 _BUILTINS = frozenset(

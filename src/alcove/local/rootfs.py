@@ -4,27 +4,13 @@ What is not named here is not there: /home, /root, /srv, /media, /boot, /run of 
 """
 
 import os
-import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from functools import lru_cache
 
-from msgspec import Struct
-
-from alcove.contract import MEMORY_MOUNT, OUTPUTS_MOUNT, LifecycleError
+from alcove.local import layers
+from alcove.local.layout import TOOLCHAIN, Layout, SessionPlaces
 from alcove.local.operations import Kind, Tree, operation
 
-#: Where a command starts, and its HOME.
-WORKSPACE = "/workspace"
-#: The standard search path; the running interpreter's directory is appended where it lies elsewhere.
-STANDARD_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-#: The session's directories in the store, and where each appears.
-SESSION_DIRECTORIES = {"workspace": WORKSPACE, "tmp": "/tmp", "outputs": OUTPUTS_MOUNT, "memory": MEMORY_MOUNT}  # noqa: S108
-
-_TOOLCHAIN = ("usr", "bin", "sbin", "lib", "lib32", "lib64", "libx32", "etc", "opt", "var", "nix")
-# Where services keep sockets and FIFOs that anybody may open; /usr has none, and every program starts from there
-_VEILED = ("etc", "opt", "var")
-# A directory that every host has: layers lie over it until the host's root goes
-_STAGE = "/proc"
 _DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
 _ETC_FILES = ("passwd", "group", "shadow", "gshadow", "hosts", "hostname", "resolv.conf", "machine-id")
 # What leaks the host or speaks to it, even to a reader without rights; the rest of /proc is the pid namespace's own.
@@ -48,84 +34,17 @@ _MASKED = (
 )
 # With an owned root the guest's packages keep the users, so those files stay the host's, by copy-on-write
 _OWNED_ETC_FILES = ("hosts", "hostname", "resolv.conf", "machine-id")
-# What an owned root could read as its own, and is not to: keys, and the sessions' store (in `hidden`)
-_OWNED_HIDDEN = ("etc/ssl/private", "etc/krb5.keytab", "etc/wireguard", "var/lib/private")
 _READ_ONLY = Tree.RDONLY | Tree.NOSUID | Tree.NODEV
 _ROOT_BYTES = 16 << 20  # /run is a part of it
 _ROOT_INODES = 8192
 _SHM_BYTES = 256 << 20
 
 
-class Layout(Struct, frozen=True):
-    """What the root file system is made of on this host, whatever the session.
-
-    `host_made`: trees are cloned with the caller's own rights (root), so that the session's ids need not reach them.
-    """
-
-    host_made: bool
-    owned: bool
-    veiled: tuple[str, ...]
-    visible: tuple[str, ...]
-    hidden: tuple[str, ...]
-    cpus: int
-    search_path: str
-
-    @property
-    def _tree(self) -> int:
-        return Tree.HOST if self.host_made else 0
-
-
-def layout(*, root: bool, owned: bool, visible: Iterable[str], hidden: Iterable[str], cpus: int) -> Layout:
-    """Decide what to show: the toolchain, the running interpreter wherever it lies, and what the caller adds."""
-    shown = list(dict.fromkeys([*interpreter_places(), *visible]))
-    return Layout(
-        host_made=root,
-        owned=owned,
-        veiled=tuple(name for name in _VEILED if not owned and (root or not _with_mounts_beneath(f"/{name}"))),
-        visible=tuple(path for path in shown if not _within_toolchain(path)),
-        hidden=tuple(hidden),
-        cpus=cpus,
-        search_path=_search_path(),
-    )
-
-
-def interpreter_places() -> list[str]:
-    """The running interpreter's prefix, its base, and directories on its path that lie outside both."""
-    places = [sys.prefix, sys.base_prefix, sys.exec_prefix, sys.base_exec_prefix]
-    places += [path for path in sys.path if path.endswith("-packages") and os.path.isdir(path)]
-    outermost: list[str] = []
-    for path in sorted({os.path.realpath(place) for place in places}):
-        if path != "/" and not any(path.startswith(f"{other}/") for other in outermost):
-            outermost.append(path)
-    return outermost
-
-
-def _within_toolchain(path: str) -> bool:
-    return path.split("/")[1] in _TOOLCHAIN and not path.startswith("/var/tmp/")  # noqa: S108
-
-
-def _search_path() -> str:
-    directory = os.path.dirname(os.path.realpath(sys.executable) if sys.prefix == sys.base_prefix else sys.executable)
-    return STANDARD_PATH if directory in STANDARD_PATH.split(":") else f"{STANDARD_PATH}:{directory}"
-
-
-class SessionPlaces(Struct, frozen=True):
-    """Where one session's files lie on the host."""
-
-    directory: str
-    memory: str
-    memory_is_own: bool
-    etc: str
-    idmap: bool
-    base_id: int | None
-    shm_bytes: int | None
-
-
 def operations(layout: Layout, places: SessionPlaces) -> list[bytes]:
     """The root file system in the order in which it is built."""
     return [
         _before(layout, places.shm_bytes or _SHM_BYTES),
-        *(_owned(layout, places) if layout.owned else ()),
+        *(layers.owned(places) if layout.owned else ()),
         *_session(layout, places),
         _after(layout, places.etc),
     ]
@@ -143,7 +62,7 @@ def _before(layout: Layout, shm_bytes: int) -> bytes:
 
 @lru_cache(maxsize=16)
 def _after(layout: Layout, etc: str) -> bytes:
-    masks = [*_MASKED, *(path.lstrip("/") for path in layout.hidden), *(_owned_secrets() if layout.owned else ())]
+    masks = [*_MASKED, *(path.lstrip("/") for path in layout.hidden), *(layers.owned_secrets() if layout.owned else ())]
     return b"".join(
         [
             *_etc(layout, etc),
@@ -158,81 +77,19 @@ def _after(layout: Layout, etc: str) -> bytes:
 
 
 def _toolchain(layout: Layout) -> Iterator[bytes]:
-    for name in _TOOLCHAIN:
+    for name in TOOLCHAIN:
         path = f"/{name}"
         if os.path.islink(path):
             yield operation(Kind.SYMLINK, name, os.readlink(path))
         elif os.path.isdir(path):
             yield operation(Kind.DIRECTORY, name, n0=0o755)
             if name in layout.veiled and name != "etc":
-                yield from _veiled(layout, name)
+                yield from layers.veiled(layout, name)
             elif not layout.owned and name not in layout.veiled:
-                yield operation(Kind.TREE, path, name, flags=_READ_ONLY | layout._tree)
+                yield operation(Kind.TREE, path, name, flags=_READ_ONLY | layout.tree_flags)
     if not os.path.isdir("/var"):
         yield operation(Kind.DIRECTORY, "var", n0=0o755)
         yield operation(Kind.DIRECTORY, "var/tmp", n0=0o1777)
-
-
-def _veiled(layout: Layout, name: str, above: tuple[str, ...] = ()) -> Iterator[bytes]:
-    """A read-only overlay: its sockets, FIFOs and locks are other objects than the host's, which a bind's are not.
-
-    `above` are layers that are staged already and whose files come before the host's.
-    """
-    flags = _READ_ONLY | layout._tree | Tree.NOT_RECURSIVE | Tree.STAGE
-    yield operation(Kind.TREE, f"/{name}", f"/{name}", flags=flags)
-    # one lower layer alone is no overlay: where there is no other, an empty directory of the new root is the second
-    lower = ":".join((*above, f"/{name}", *(() if above else (name,))))
-    yield operation(Kind.OVERLAY, name, lower, flags=_READ_ONLY)
-
-
-def _with_mounts_beneath(path: str) -> bool:
-    """Locked together in a plain user's namespace, such a tree cannot be a lower layer."""
-    with open("/proc/self/mountinfo") as file:
-        return any(line.split(" ")[4].startswith(f"{path}/") for line in file)
-
-
-def owned_places() -> list[str]:
-    """The top-level directories that the guest's root owns by copy-on-write."""
-    return [name for name in _TOOLCHAIN if os.path.isdir(f"/{name}") and not os.path.islink(f"/{name}")]
-
-
-def upper_directories(layout: Layout) -> list[str]:
-    """What a session's directory has besides, for the upper layers of an owned root; parents first."""
-    if not layout.owned:
-        return []
-    names = ["layers"]
-    for name in owned_places():
-        names += [f"layers/{name}", f"layers/{name}/upper", f"layers/{name}/work"]
-    return names
-
-
-def _owned(layout: Layout, places: SessionPlaces) -> Iterator[bytes]:
-    """One overlay per top-level directory, over an idmapped view of the host's.
-
-    The clone has no mounts beneath it: with them it could not be a lower layer (they are locked together in a user
-    namespace), and they are the host's business (a container's /etc/hostname).
-    """
-    flags = Tree.HOST | Tree.IDMAP | Tree.NOSUID | Tree.NODEV | Tree.STAGE
-    yield operation(Kind.TREE, f"{places.directory}/layers", _STAGE, flags=flags)
-    for name in owned_places():
-        lower = flags | Tree.RDONLY | Tree.NOT_RECURSIVE
-        yield operation(Kind.TREE, f"/{name}", f"/{name}", flags=lower)
-        yield operation(Kind.OVERLAY, name, f"/{name}", flags=Tree.NOSUID | Tree.NODEV)
-        yield operation(Kind.OVERLAY_UPPER, f"{_STAGE}/{name}/upper", f"{_STAGE}/{name}/work")
-
-
-def check_overlays(warden: int) -> None:
-    """Read back what the kernel put in force: some versions drop overlay options in silence.
-
-    Raises:
-        LifecycleError: an overlay would follow crafted metadata of a layer.
-    """
-    with open(f"/proc/{warden}/mountinfo") as file:
-        overlays = [line for line in file if " - overlay " in line and "upperdir=" in line]
-    for line in overlays:
-        options = line.rsplit(" ", 1)[1].strip().split(",")
-        if "userxattr" not in options or {"metacopy=on", "redirect_dir=on", "redirect_dir=follow"}.intersection(options):
-            raise LifecycleError(f"this kernel's overlay has options that are not safe here: {','.join(options[-6:])}")
 
 
 def _devices(layout: Layout, shm_bytes: int) -> Iterator[bytes]:
@@ -240,7 +97,7 @@ def _devices(layout: Layout, shm_bytes: int) -> Iterator[bytes]:
     flags = Tree.RDONLY | Tree.NOSUID | Tree.NOEXEC | Tree.NOT_RECURSIVE
     for name in _DEVICES:
         yield operation(Kind.FILE, f"dev/{name}", n0=0o666)
-        yield operation(Kind.TREE, f"/dev/{name}", f"dev/{name}", flags=flags | layout._tree)
+        yield operation(Kind.TREE, f"/dev/{name}", f"dev/{name}", flags=flags | layout.tree_flags)
     yield operation(Kind.DIRECTORY, "dev/pts", n0=0o755)
     yield operation(Kind.DEVPTS, "dev/pts")
     yield operation(Kind.SYMLINK, "dev/ptmx", "pts/ptmx")
@@ -266,7 +123,7 @@ def _stubs(layout: Layout) -> Iterator[bytes]:
 
 
 def _session(layout: Layout, places: SessionPlaces) -> Iterator[bytes]:
-    own = layout._tree | (Tree.IDMAP if places.idmap else 0) | Tree.NOSUID | Tree.NODEV
+    own = layout.tree_flags | (Tree.IDMAP if places.idmap else 0) | Tree.NOSUID | Tree.NODEV
     yield operation(Kind.DIRECTORY, "workspace", n0=0o755)
     yield operation(Kind.TREE, f"{places.directory}/workspace", "workspace", flags=own)
     yield operation(Kind.DIRECTORY, "tmp", n0=0o1777)
@@ -283,7 +140,7 @@ def _session(layout: Layout, places: SessionPlaces) -> Iterator[bytes]:
 
 def _owner_tree(layout: Layout, places: SessionPlaces) -> bytes:
     """A directory of the caller's; for root its owner on disk is the session's root inside."""
-    flags = _READ_ONLY | layout._tree
+    flags = _READ_ONLY | layout.tree_flags
     if places.base_id is None or not places.idmap:
         return operation(Kind.TREE, places.memory, "mnt/memory", flags=flags)
     found = os.stat(places.memory)
@@ -292,13 +149,14 @@ def _owner_tree(layout: Layout, places: SessionPlaces) -> bytes:
 
 
 def _etc(layout: Layout, directory: str) -> Iterator[bytes]:
-    """Our own files over those of the host's /etc; without an overlay over those that are there, of which a link (as
-    resolv.conf often is) leads into /run.
+    """Our own files over those of the host's /etc.
+
+    Without an overlay, over those that are there; a link among them, as resolv.conf often is, leads into /run.
     """
     if "etc" in layout.veiled:
-        flags = _READ_ONLY | layout._tree | Tree.STAGE
-        yield operation(Kind.TREE, directory, _STAGE, flags=flags)
-        yield from _veiled(layout, "etc", above=(_STAGE,))
+        flags = _READ_ONLY | layout.tree_flags | Tree.STAGE
+        yield operation(Kind.TREE, directory, layers.STAGE, flags=flags)
+        yield from layers.veiled(layout, "etc", above=(layers.STAGE,))
         return
     for name in _OWNED_ETC_FILES if layout.owned else _ETC_FILES:
         path = f"/etc/{name}"
@@ -306,7 +164,7 @@ def _etc(layout: Layout, directory: str) -> Iterator[bytes]:
             yield from _behind_link(path, f"{directory}/{name}")
         elif os.path.isfile(path):
             source = f"{directory}/{name}"
-            yield operation(Kind.TREE, source, path, flags=_READ_ONLY | layout._tree | Tree.NOT_RECURSIVE)
+            yield operation(Kind.TREE, source, path, flags=_READ_ONLY | layout.tree_flags | Tree.NOT_RECURSIVE)
 
 
 def _behind_link(path: str, source: str) -> Iterator[bytes]:
@@ -322,11 +180,6 @@ def _behind_link(path: str, source: str) -> Iterator[bytes]:
         yield operation(Kind.FILE, f"{made}/{parts[-1]}", file.read(), n0=0o444)
 
 
-def _owned_secrets() -> list[str]:
-    keys = [entry.path.lstrip("/") for entry in os.scandir("/etc/ssh") if entry.name.endswith("_key")] if os.path.isdir("/etc/ssh") else []
-    return [*_OWNED_HIDDEN, *keys]
-
-
 def _visible(layout: Layout) -> Iterator[bytes]:
     for path in layout.visible:
         if not os.path.isdir(path):
@@ -335,4 +188,4 @@ def _visible(layout: Layout) -> Iterator[bytes]:
         for part in path.split("/")[1:]:
             made = f"{made}/{part}".lstrip("/")
             yield operation(Kind.DIRECTORY, made, n0=0o755)
-        yield operation(Kind.TREE, path, made, flags=_READ_ONLY | layout._tree)
+        yield operation(Kind.TREE, path, made, flags=_READ_ONLY | layout.tree_flags)

@@ -21,7 +21,7 @@ from alcove.contract import (
     from_json,
     to_json,
 )
-from alcove.local import cgroups, control, etc, limits, plan, processes, records, rootfs
+from alcove.local import cgroups, control, etc, layers, layout, limits, plan, processes, records
 from alcove.local.config import LocalSandboxConfig
 from alcove.local.host import Host
 from alcove.local.launch import EXEC_SOCKET, Launcher, connect, launch
@@ -67,11 +67,11 @@ class Sessions:
         self._host = host
         self._native = native
         self._mounter = mounter
-        self.layout = rootfs.layout(
+        self.layout = layout.decide(
             root=host.root,
             owned=config.rootfs == "owned",
             visible=config.visible,
-                hidden=(*config.hidden, os.path.realpath(store.root), ROOT_STORE),
+            hidden=(*config.hidden, os.path.realpath(store.root), ROOT_STORE),
             cpus=host.cpus,
         )
         self._etc = {
@@ -140,9 +140,7 @@ class Sessions:
             raise LifecycleError(f"the session could not be made: {error}") from None
         try:
             record = Record(maker=self._maker)
-            row = self._store.reserve(
-                session_id, key, to_json(spec), records.encode(record), ranged=self._host.root
-            )
+            row = self._store.reserve(session_id, key, to_json(spec), records.encode(record), ranged=self._host.root)
         except BaseException:
             launcher.abandon()
             raise
@@ -174,7 +172,7 @@ class Sessions:
 
     def _make_directories(self, live: LiveSession) -> None:
         os.mkdir(live.directory, 0o700)
-        for name in (*rootfs.SESSION_DIRECTORIES, *rootfs.upper_directories(self.layout)):
+        for name in (*layout.SESSION_DIRECTORIES, *layers.upper_directories(self.layout)):
             path = f"{live.directory}/{name}"
             os.mkdir(path)
             if mode := _MODES.get(name):
@@ -193,7 +191,7 @@ class Sessions:
             memory=memory,
             idmap=self._host.idmap,
         )
-        places = rootfs.SessionPlaces(
+        places = layout.SessionPlaces(
             directory=live.directory,
             memory=memory,
             memory_is_own=self._config.memory_dir is None,
@@ -207,7 +205,7 @@ class Sessions:
         running = await launch(launcher, made.encoded, live.directory)
         live.record = replace(live.record, processes=running, isolation=made.isolation)
         if self.layout.owned:
-            rootfs.check_overlays(running.warden)
+            layers.check_overlays(running.warden)
 
     async def _discard(self, live: LiveSession) -> None:
         """Undo a provision that failed, whatever had been done; what cannot be undone now is left to the next sweep."""

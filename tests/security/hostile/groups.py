@@ -7,7 +7,15 @@ import os
 
 from tests.security.hostile.raw import stay
 
-FILES = ("cgroup.procs", "tasks", "release_agent", "notify_on_release", "pids.max", "memory.limit_in_bytes", "memory.max")
+FILES = (
+    "cgroup.procs",
+    "tasks",
+    "release_agent",
+    "notify_on_release",
+    "pids.max",
+    "memory.limit_in_bytes",
+    "memory.max",
+)
 
 if __name__ == "__main__":
     libc = ctypes.CDLL(None)

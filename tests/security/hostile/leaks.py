@@ -5,7 +5,18 @@ import os
 import sys
 
 MOST = 1 << 20
-SKIPPED = {"pagemap", "mem", "kmsg", "clear_refs", "kpageflags", "kpagecount", "kpagecgroup", "kcore", "smaps", "numa_maps"}
+SKIPPED = {
+    "pagemap",
+    "mem",
+    "kmsg",
+    "clear_refs",
+    "kpageflags",
+    "kpagecount",
+    "kpagecgroup",
+    "kcore",
+    "smaps",
+    "numa_maps",
+}
 
 
 def show(path: str) -> None:

@@ -1,4 +1,4 @@
-"""locks PATH [leases]: the locks on a file that can be had, kept while this stays. A lease would end with another open."""
+"""locks PATH [leases]: locks on a file, kept while this stays. A lease would end with another open."""
 
 import fcntl
 import os

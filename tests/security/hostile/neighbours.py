@@ -41,7 +41,7 @@ def deeds(pid: int) -> Iterator[tuple[str, Callable[[], object]]]:
     yield "kcmp", lambda: syscall(KCMP, os.getpid(), pid, 0, 0, 0)
     yield "readv", lambda: vm(PROCESS_VM_READV, pid)
     yield "writev", lambda: vm(PROCESS_VM_WRITEV, pid)
-    yield "oom", lambda: open(f"/proc/{pid}/oom_score_adj", "w").write("-1000")
+    yield "oom", lambda: os.write(os.open(f"/proc/{pid}/oom_score_adj", os.O_WRONLY), b"-1000")
     yield "priority", lambda: os.setpriority(os.PRIO_PROCESS, pid, 19)
     yield "limits", lambda: prlimit(pid)
 

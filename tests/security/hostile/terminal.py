@@ -15,9 +15,14 @@ def control(fd: int, command: int, text: bytes) -> None:
         raise OSError(ctypes.get_errno(), "ioctl")
 
 
+def type_in(fd: int, command: int) -> None:
+    for letter in b"hostile\n":
+        control(fd, command, bytes([letter]))
+
+
 def inject(name: str, fd: int) -> None:
     for word in (TIOCSTI, TIOCSTI | 1 << 32, TIOCSTI | 1 << 63):
-        attempt(f"{name}:sti:{word:x}", lambda: [control(fd, word, bytes([letter])) for letter in b"hostile\n"])  # noqa: B023
+        attempt(f"{name}:sti:{word:x}", lambda: type_in(fd, word))  # noqa: B023
     attempt(f"{name}:linux", lambda: control(fd, TIOCLINUX, b"\x02"))
     attempt(f"{name}:discipline", lambda: control(fd, TIOCSETD, b"\0\0\0\0"))
 

@@ -1,0 +1,94 @@
+"""What a session's root file system is made of on this host, and where a session's own files lie: as values."""
+
+import os
+import sys
+from collections.abc import Iterable
+
+from msgspec import Struct
+
+from alcove.contract import MEMORY_MOUNT, OUTPUTS_MOUNT
+from alcove.local.operations import Tree
+
+#: Where a command starts, and its HOME.
+WORKSPACE = "/workspace"
+#: The standard search path; the running interpreter's directory is appended where it lies elsewhere.
+STANDARD_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+#: The session's directories in the store, and where each appears.
+SESSION_DIRECTORIES = {"workspace": WORKSPACE, "tmp": "/tmp", "outputs": OUTPUTS_MOUNT, "memory": MEMORY_MOUNT}
+#: The host's top-level directories that a session sees, where they are.
+TOOLCHAIN = ("usr", "bin", "sbin", "lib", "lib32", "lib64", "libx32", "etc", "opt", "var", "nix")
+
+# Where services keep sockets and FIFOs that anybody may open; /usr has none, and every program starts from there
+_VEILED = ("etc", "opt", "var")
+
+
+class Layout(Struct, frozen=True):
+    """What the root file system is made of on this host, whatever the session.
+
+    `host_made`: trees are cloned with the caller's own rights (root), so that the session's ids need not reach them.
+    """
+
+    host_made: bool
+    owned: bool
+    veiled: tuple[str, ...]
+    visible: tuple[str, ...]
+    hidden: tuple[str, ...]
+    cpus: int
+    search_path: str
+
+    @property
+    def tree_flags(self) -> int:
+        """What every tree of the host's has in common."""
+        return Tree.HOST if self.host_made else 0
+
+
+def decide(*, root: bool, owned: bool, visible: Iterable[str], hidden: Iterable[str], cpus: int) -> Layout:
+    """Decide what to show: the toolchain, the running interpreter wherever it lies, and what the caller adds."""
+    shown = list(dict.fromkeys([*interpreter_places(), *visible]))
+    return Layout(
+        host_made=root,
+        owned=owned,
+        veiled=tuple(name for name in _VEILED if not owned and (root or not _with_mounts_beneath(f"/{name}"))),
+        visible=tuple(path for path in shown if not _within_toolchain(path)),
+        hidden=tuple(hidden),
+        cpus=cpus,
+        search_path=_search_path(),
+    )
+
+
+def interpreter_places() -> list[str]:
+    """The running interpreter's prefix, its base, and directories on its path that lie outside both."""
+    places = [sys.prefix, sys.base_prefix, sys.exec_prefix, sys.base_exec_prefix]
+    places += [path for path in sys.path if path.endswith("-packages") and os.path.isdir(path)]
+    outermost: list[str] = []
+    for path in sorted({os.path.realpath(place) for place in places}):
+        if path != "/" and not any(path.startswith(f"{other}/") for other in outermost):
+            outermost.append(path)
+    return outermost
+
+
+def _within_toolchain(path: str) -> bool:
+    return path.split("/")[1] in TOOLCHAIN and not path.startswith("/var/tmp/")
+
+
+def _search_path() -> str:
+    directory = os.path.dirname(os.path.realpath(sys.executable) if sys.prefix == sys.base_prefix else sys.executable)
+    return STANDARD_PATH if directory in STANDARD_PATH.split(":") else f"{STANDARD_PATH}:{directory}"
+
+
+def _with_mounts_beneath(path: str) -> bool:
+    """Locked together in a plain user's namespace, such a tree cannot be a lower layer."""
+    with open("/proc/self/mountinfo") as file:
+        return any(line.split(" ")[4].startswith(f"{path}/") for line in file)
+
+
+class SessionPlaces(Struct, frozen=True):
+    """Where one session's files lie on the host."""
+
+    directory: str
+    memory: str
+    memory_is_own: bool
+    etc: str
+    idmap: bool
+    base_id: int | None
+    shm_bytes: int | None
