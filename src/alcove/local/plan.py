@@ -20,7 +20,8 @@ _CLONE_NEWIPC = 0x0800_0000
 _CLONE_NEWUSER = 0x1000_0000
 _CLONE_NEWNET = 0x4000_0000
 
-# CHOWN, DAC_OVERRIDE, FOWNER, FSETID, KILL, SETGID, SETUID, SETPCAP and NET_BIND_SERVICE of linux/capability.h: what makes root inside useful; none of it reaches beyond the cell's own user namespace.
+# CHOWN, DAC_OVERRIDE, FOWNER, FSETID, KILL, SETGID, SETUID, SETPCAP and NET_BIND_SERVICE of linux/capability.h: what
+# makes root inside useful; none of it reaches beyond the cell's own user namespace.
 CAPABILITIES = 0b101_1111_1011
 
 #: Ids of a session of root's, from 0.
