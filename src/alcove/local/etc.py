@@ -7,6 +7,9 @@ import hashlib
 import os
 from contextlib import suppress
 
+from alcove.contract import SandboxIoError
+from alcove.local.removal import remove_tree
+
 HOSTNAME = "alcove"
 _MACHINE_ID = "616c636f766500000000000000000000"
 _NO_NAMESERVER = "# this session has no network\n"
@@ -23,15 +26,22 @@ def generate(store: str, *, shared_network: bool, users: bool) -> str:
     if os.path.isdir(directory):
         return directory
     temporary = f"{directory}.{os.getpid()}"
-    os.makedirs(temporary, mode=0o755, exist_ok=True)
-    for name, text in files.items():
-        path = f"{temporary}/{name}"
-        with open(path, "w") as file:
-            file.write(text)
-        os.chmod(path, 0o644)
-    with suppress(OSError):  # somebody else was first, with the same content
+    try:
+        os.makedirs(temporary, mode=0o755, exist_ok=True)
+        for name, text in files.items():
+            _write(f"{temporary}/{name}", text)
         os.rename(temporary, directory)
+    except OSError as error:
+        remove_tree(temporary)
+        if not os.path.isdir(directory):  # else somebody else was first, with the same content
+            raise SandboxIoError(f"the store {store} could not be written: {error.strerror}") from None
     return directory
+
+
+def _write(path: str, text: str) -> None:
+    with open(path, "w") as file:
+        file.write(text)
+    os.chmod(path, 0o644)
 
 
 def _files(*, shared_network: bool, users: bool) -> dict[str, str]:
