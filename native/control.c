@@ -123,12 +123,11 @@ static const char *spawn_spawner(struct warden *warden, const struct op *op, int
         spawner_serve(listener, -1);
     }
     close(sockets[1]);
-    int namespaces[3] = {warden->view.cell_mountns, warden->cell_pidns, open_namespace(warden->host_proc, "net")};
+    int namespaces[3] = {warden->view.cell_mountns, warden->cell_pidns, warden->cell_netns};
     int none = 0;
     char byte = 0;
     if (pid > 0 && message_send(sockets[0], "e", 1, namespaces, 3) == 0)
         message_receive(sockets[0], &byte, 1, NULL, &none);
-    close(namespaces[2]);
     close(sockets[0]);
     if (byte != 'r')
         return "spawner";

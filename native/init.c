@@ -1,4 +1,4 @@
-/* PID 1 of the cell. It makes the cell's own /proc (which shows the pid namespace of whoever opens it), then
+/* PID 1 of the cell. It makes the cell's network and its /proc (which shows the pid namespace of whoever opens it), then
  * reaps, and tells the spawner of every orphan it reaped: where a guest killed an exec's monitor, this is how the
  * command's true status is still known. Nothing else: three system calls and a reply. */
 #include "session.h"
@@ -8,9 +8,13 @@
 #include <linux/audit.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
+#include <net/if.h>
 #include <signal.h>
 #include <stddef.h>
+#include <stdio.h>
+#include <sys/ioctl.h>
 #include <sys/prctl.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 
 static void allow_three(void)
@@ -30,12 +34,52 @@ static void allow_three(void)
 #endif
 }
 
-void init_main(int host_proc, int socket, int reaped)
+static void loopback_up(void)
+{
+    struct ifreq request = {.ifr_name = "lo"};
+    int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    CHECK(fd, "loopback", "socket");
+    request.ifr_flags = IFF_UP | IFF_RUNNING;
+    CHECK(ioctl(fd, SIOCSIFFLAGS, &request), "loopback", "up");
+    close(fd);
+}
+
+static void make_network(const struct plan *plan, int host_proc)
+{
+    struct op op;
+    plan_find(plan, OP_NAMESPACES, &op);
+    if (!(op.v0 & compiled_in() & CLONE_NEWNET))
+        return;
+    CHECK(unshare(CLONE_NEWNET), "unshare", "net");
+    loopback_up();
+    struct plan_cursor cursor = plan_begin(plan);
+    while (plan_next(&cursor, &op) == 1)
+        if (op.kind == OP_SYSCTL) {
+            char path[128];
+            snprintf(path, sizeof path, "sys/%s", op.s0);
+            write_proc(host_proc, path, op.s1, "sysctl");
+        }
+}
+
+/* Until the warden has its maps, and with them a mount namespace for us. */
+static void enter(int socket)
+{
+    int mountns, count = 1;
+    char byte = 0;
+    if (message_receive(socket, &byte, 1, &mountns, &count) != 1 || byte != 'm' || count != 1)
+        _exit(1); /* the warden has reported why */
+    CHECK(setns(mountns, CLONE_NEWNS), "setns", "init");
+    settle_ids("init");
+}
+
+void init_main(const struct plan *plan, int host_proc, int socket, int reaped)
 {
     title_set("alcove-init");
-    int fds[2] = {open_namespace(host_proc, "pid"), mount_proc()};
-    CHECK(fds[1], "mount", "proc");
-    CHECK(message_send(socket, "i", 1, fds, 2), "socket", "init");
+    make_network(plan, host_proc);
+    enter(socket);
+    int fds[3] = {open_namespace(host_proc, "pid"), open_namespace(host_proc, "net"), mount_proc()};
+    CHECK(fds[2], "mount", "proc");
+    CHECK(message_send(socket, "i", 1, fds, 3), "socket", "init");
 
     drop_capabilities(0, "init");
     CHECK(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs", "init");

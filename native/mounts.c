@@ -179,6 +179,19 @@ static void build_overlay(const struct op *op, const struct op *layers, const st
     close(mount);
 }
 
+/* Waits for init, which has been making the network meanwhile. */
+static void build_proc(const struct op *op, struct mounts *mounts)
+{
+    int fds[3], count = 3;
+    char byte = 0;
+    if (message_receive(mounts->init, &byte, 1, fds, &count) != 1 || byte != 'i' || count != 3)
+        _exit(1); /* init has reported why */
+    mounts->pidns = fds[0];
+    mounts->netns = fds[1];
+    CHECK(mount_move(fds[2], mounts->root, op->s0), "move_mount", op->s0);
+    close(fds[2]);
+}
+
 void mounts_build(const struct plan *plan, struct mounts *mounts)
 {
     size_t taken = 0, handed = 0;
@@ -192,10 +205,7 @@ void mounts_build(const struct plan *plan, struct mounts *mounts)
         case OP_TREE: build_tree(&op, mounts, &taken, &handed); break;
         case OP_TMPFS: build_tmpfs(&op, mounts); break;
         case OP_WRITABLE: build_writable(&op, mounts); break;
-        case OP_PROC:
-            CHECK(mount_move(mounts->proc, mounts->root, op.s0), "move_mount", op.s0);
-            close(mounts->proc);
-            break;
+        case OP_PROC: build_proc(&op, mounts); break;
         case OP_DEVPTS: build_devpts(&op, mounts); break;
         case OP_OVERLAY: {
             struct plan_cursor rest = cursor;

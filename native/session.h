@@ -56,7 +56,8 @@ struct mounts {
     int root;          /* the new root, as a mount */
     int scratch;       /* the same, writable for ever: where mount points are made */
     const char *empty; /* the path of an empty directory in `scratch` */
-    int proc;          /* of the cell, from init */
+    int init;          /* the socket to init, which gives the cell's namespaces and its /proc */
+    int pidns, netns;  /* from init */
     const int *trees;  /* handed over by hostside_serve, in plan order */
     const char *present;
 };
@@ -77,7 +78,7 @@ struct attach_view {
 const char *attach(const struct attach_view *view, const struct op *op, int tree);
 
 /* ---- init.c ---- */
-_Noreturn void init_main(int host_proc, int socket, int reaped);
+_Noreturn void init_main(const struct plan *plan, int host_proc, int socket, int reaped);
 
 /* ---- confine.c: capabilities, no_new_privs, Landlock, seccomp, in that order ---- */
 void confine(const struct plan *plan, uint32_t seccomp_variant);
@@ -125,7 +126,7 @@ struct warden {
     const struct plan *plan;
     struct cgroup_doors cgroups;
     pid_t init, spawner;
-    int host_proc, cell_pidns, cell_userns, cell_cgroupns;
+    int host_proc, cell_pidns, cell_netns, cell_userns, cell_cgroupns;
     struct attach_view view;
 };
 struct control_reply {
@@ -143,6 +144,7 @@ _Noreturn void warden_main(const struct plan *plan);
 void enter_cgroups(const struct cgroup_doors *doors, int born_outside);
 int open_namespace(int host_proc, const char *name);
 uint64_t compiled_in(void);
+void settle_ids(const char *who); /* root of the session's user namespace, and not dumpable */
 void write_proc(int dirfd, const char *path, const char *text, const char *step);
 
 #ifdef ALCOVE_FAULTS

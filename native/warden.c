@@ -13,12 +13,10 @@
 #include <fcntl.h>
 #include <grp.h>
 #include <linux/keyctl.h>
-#include <net/if.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
@@ -171,66 +169,47 @@ static void expect(int socket, char wanted, int *fd)
         _exit(1); /* the other side has reported why */
 }
 
-static void loopback_up(void)
+void settle_ids(const char *who)
 {
-    struct ifreq request = {.ifr_name = "lo"};
-    int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-    CHECK(fd, "loopback", "socket");
-    request.ifr_flags = IFF_UP | IFF_RUNNING;
-    CHECK(ioctl(fd, SIOCSIFFLAGS, &request), "loopback", "up");
-    close(fd);
+    setgroups(0, NULL); /* EPERM with a single-id map */
+    CHECK(setresgid(0, 0, 0), "setgid", who);
+    CHECK(setresuid(0, 0, 0), "setuid", who);
+#ifndef ALCOVE_OFF_NONDUMPABLE
+    CHECK(prctl(PR_SET_DUMPABLE, 0), "prctl", who);
+#endif
 }
 
-static void settle_ids(void)
+static void settle(const struct plan *plan)
 {
     struct rlimit files;
     if (getrlimit(RLIMIT_NOFILE, &files) == 0) { /* ours is the hard limit; a command's is in the plan */
         files.rlim_cur = files.rlim_max;
         setrlimit(RLIMIT_NOFILE, &files);
     }
-    setgroups(0, NULL); /* EPERM with a single-id map */
-    CHECK(setresgid(0, 0, 0), "setgid", "warden");
-    CHECK(setresuid(0, 0, 0), "setuid", "warden");
-#ifndef ALCOVE_OFF_NONDUMPABLE
-    CHECK(prctl(PR_SET_DUMPABLE, 0), "prctl", "warden");
-#endif
-}
-
-static void set_sysctls(const struct plan *plan, int host_proc)
-{
+    settle_ids("warden");
+#ifndef ALCOVE_OFF_UTSNS
     struct op op;
-#if !defined(ALCOVE_OFF_UTSNS)
     if (plan_find(plan, OP_HOSTNAME, &op))
         CHECK(sethostname(op.s0, op.len0), "sethostname", op.s0);
+#else
+    (void)plan;
 #endif
-    struct plan_cursor cursor = plan_begin(plan);
-    while (plan_next(&cursor, &op) == 1)
-        if (op.kind == OP_SYSCTL && compiled_in() & CLONE_NEWNET) { /* only of namespaces that are our own */
-            char path[128];
-            snprintf(path, sizeof path, "sys/%s", op.s0);
-            write_proc(host_proc, path, op.s1, "sysctl");
-        }
 }
 
 /* ---- the cell's mounts and its init ---- */
 
-/* Born before the mounts are built, so that it confines itself meanwhile; gives the cell's pid namespace and /proc. */
-static pid_t init_birth(int host_proc, int reaped, int *pidns, int *proc, int *confined)
+/* Born before there are maps, so that it can make the network, the dearest namespace, meanwhile. */
+static pid_t init_birth(const struct plan *plan, int host_proc, int reaped, int *socket)
 {
-    int sockets[2], fds[2], count = 2;
-    char byte = 0;
+    int sockets[2];
     CHECK(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, sockets), "socket", "init");
     struct sys_clone_args args = {.flags = CLONE_NEWPID, .exit_signal = SIGCHLD};
     pid_t pid = sys_clone3(&args);
     CHECK(pid, "clone", "init");
     if (pid == 0)
-        init_main(host_proc, sockets[1], reaped);
+        init_main(plan, host_proc, sockets[1], reaped);
     close(sockets[1]);
-    if (message_receive(sockets[0], &byte, 1, fds, &count) != 1 || count != 2)
-        _exit(1); /* init has reported why */
-    *pidns = fds[0];
-    *proc = fds[1];
-    *confined = sockets[0];
+    *socket = sockets[0];
     return pid;
 }
 
@@ -257,9 +236,8 @@ static void write_inner_maps(const struct plan *plan, int host_proc, pid_t spawn
 /* The spawner enters while the mounts are built, as far as it can without them. */
 static void admit_spawner(struct warden *warden, int socket)
 {
-    int namespaces[3] = {warden->view.cell_mountns, warden->cell_pidns, open_namespace(warden->host_proc, "net")};
+    int namespaces[3] = {warden->view.cell_mountns, warden->cell_pidns, warden->cell_netns};
     CHECK(message_send(socket, "e", 1, namespaces, 3), "socket", "spawner");
-    close(namespaces[2]);
 }
 
 static int open_spawner_namespace(const struct warden *warden, const char *name)
@@ -298,28 +276,35 @@ static void separate_mounts(struct warden *warden)
     warden->view.cell_mountns = open_namespace(warden->host_proc, "mnt");
 }
 
-/* The mounts are the longest part, and ours; init and spawner get ready side by side with it, the spawner all but for
- * Landlock, whose rules name what is there after pivot_root. */
-static void build(struct warden *warden, struct mounts *mounts, int spawner, int reaped)
+static void join_network(struct warden *warden, uint64_t namespaces)
 {
-    int init;
+    if (namespaces & CLONE_NEWNET)
+        CHECK(setns(warden->cell_netns, CLONE_NEWNET), "setns", "net");
+}
+
+/* The mounts are the longest part, and ours. Init and spawner get ready side by side with it, the spawner all but for
+ * Landlock, whose rules name what is there after pivot_root. */
+static void build(struct warden *warden, struct mounts *mounts, int spawner)
+{
     separate_mounts(warden);
-    warden->init = init_birth(warden->host_proc, reaped, &warden->cell_pidns, &mounts->proc, &init);
-    /* before the spawner comes: from then on / of this namespace is the new root, and a process whose root is another
-     * than its mount namespace's may not make a user namespace (user_namespaces(7)) */
+    CHECK(message_send(mounts->init, "m", 1, &warden->view.cell_mountns, 1), "socket", "init");
     mounts_begin(warden->plan, mounts);
-    admit_spawner(warden, spawner);
     mounts_build(warden->plan, mounts);
+    warden->cell_pidns = mounts->pidns;
+    warden->cell_netns = mounts->netns;
     warden->view.scratch = mounts->scratch;
     FAULT(warden->plan, "mounted");
-    map_spawner(warden, spawner);
+    /* Between now and pivot_root, / of this namespace is the new root, which the spawner finds as its own: a process
+     * whose root is another than its mount namespace's may not make a user namespace (user_namespaces(7)). */
+    admit_spawner(warden, spawner);
     mounts_mask(warden->plan, mounts);
+    map_spawner(warden, spawner);
     mounts_pivot();
     close(mounts->root);
     FAULT(warden->plan, "pivoted");
     CHECK(message_send(spawner, "p", 1, NULL, 0), "socket", "spawner");
-    expect(init, 'c', NULL);
-    close(init);
+    expect(mounts->init, 'c', NULL);
+    close(mounts->init);
     expect(spawner, 'r', NULL);
     close(spawner);
 }
@@ -344,17 +329,14 @@ void warden_main(const struct plan *plan)
     op.v0 &= compiled_in();
     CHECK(unshare((int)op.v0 & ~CLONE_NEWNET), "unshare", "");
     CHECK(message_send(sockets[0], "U", 1, NULL, 0), "socket", "spawner");
-    /* the dearest namespace is made while the spawner writes our maps */
-    CHECK(unshare((int)op.v0 & CLONE_NEWNET), "unshare", "net");
+    struct mounts mounts = {.trees = trees, .present = present};
+    warden.init = init_birth(plan, warden.host_proc, reaped[1], &mounts.init);
     if (message_receive(sockets[0], present, sizeof present, trees, &count) < 1)
         _exit(1);
     FAULT(plan, "mapped");
-    settle_ids();
-    if (op.v0 & CLONE_NEWNET)
-        loopback_up();
-    set_sysctls(plan, warden.host_proc);
-    struct mounts mounts = {.trees = trees, .present = present};
-    build(&warden, &mounts, sockets[0], reaped[1]);
+    settle(plan);
+    build(&warden, &mounts, sockets[0]);
+    join_network(&warden, op.v0);
     close(reaped[1]);
     FAULT(plan, "spawner-ready");
     close(FD_EXEC);

@@ -13,6 +13,7 @@ from typing import Any
 
 from alcove.contract import Duration, ExecRequest, ExecResult, SandboxError, SandboxSession
 from alcove.local import LocalSandbox, records
+from alcove.local.cgroups import Groups
 from alcove.local.processes import Processes
 from tests.local import outside
 from tests.security.corpus import PLACE
@@ -79,6 +80,12 @@ class Cell:
         processes = records.decode(row.record).processes
         assert processes is not None
         return processes
+
+    def groups(self) -> Groups:
+        """Return where the session's control groups are."""
+        row = self.backend._store.find(self.id)
+        assert row is not None
+        return records.decode(row.record).groups
 
     # Commands
 

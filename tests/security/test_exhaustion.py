@@ -35,8 +35,7 @@ async def held_pids(cell: Cell, most: int) -> None:
     soft, hard = outside.limits(pid)["Max processes"]
     assert max(int(soft), int(hard)) <= most + OURS
     if AS_ROOT:
-        (group,) = Path("/sys/fs/cgroup").rglob(f"alcove-{cell.key}/pids.max")
-        assert int(group.read_text()) <= most + OURS
+        assert int((group_of(cell, "pids") / "pids.max").read_text()) <= most + OURS
 
 
 def threads(cell: Cell) -> int:
@@ -99,13 +98,12 @@ def _beneath(warden: int) -> set[int]:
 MEMORY_MB = 48
 
 
-def memory_group(cell: Cell) -> Path:
-    (found,) = [
-        path.parent
-        for path in Path("/sys/fs/cgroup").rglob(f"alcove-{cell.key}/memory.[lm][ia][mx]*")
-        if path.name in ("memory.limit_in_bytes", "memory.max")
-    ]
-    return found
+def group_of(cell: Cell, controller: str) -> Path:
+    """Return the session's own group of a controller."""
+    groups = cell.groups()
+    directory = groups.v1.get(controller) or groups.unified
+    assert directory is not None
+    return Path(directory)
 
 
 def peak(group: Path) -> int:
@@ -120,7 +118,7 @@ if AS_ROOT:
         async def test_rx02_memory_is_held_whatever_it_is_called(self, make_cell: MakeCell, what: str) -> None:
             limits = ResourceLimits(memory_mb=MEMORY_MB)
             cell, other = await make_cell(limits=limits), await make_cell(limits=limits)
-            group = memory_group(cell)
+            group = group_of(cell, "memory")
             before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
             task = asyncio.create_task(cell.hostile("exhaust", what, "2000000", open_files=None))
             await _killed_or_full(cell, task, group)
@@ -142,7 +140,7 @@ if AS_ROOT:
             cell = await make_cell(limits=ResourceLimits(memory_mb=MEMORY_MB * 4))
             stayed = await cell.stay("exhaust", "heap", str(MEMORY_MB * 2))
             assert stayed.said["last"] == "ok"
-            assert peak(memory_group(cell)) >= MEMORY_MB * 2 * MIB
+            assert peak(group_of(cell, "memory")) >= MEMORY_MB * 2 * MIB
 
     async def _killed_or_full(cell: Cell, task: "asyncio.Task[object]", group: Path) -> None:
         """Wait until the guest's program was killed, or holds all that it can get."""
@@ -275,11 +273,7 @@ class TestRx08:
 
         async def test_rx08_a_quota_of_processor_time_holds(self, make_cell: MakeCell) -> None:
             cell = await make_cell(limits=ResourceLimits(cpu_count=1))
-            (group,) = [
-                path.parent
-                for path in Path("/sys/fs/cgroup").rglob(f"alcove-{cell.key}/cpu.stat")
-                if (path.parent / "cpu.cfs_quota_us").exists() or (path.parent / "cpu.max").exists()
-            ]
+            group = group_of(cell, "cpu")
             for _ in range(3):
                 await cell.stay_command(["sh", "-c", "echo stays $$; while :; do :; done"])
             await outside.until(lambda: _throttled(group) > 2, "three spinning processes are not throttled to one")

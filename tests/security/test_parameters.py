@@ -259,7 +259,7 @@ class TestAp07:
     """Names that a guest chose, and work that the host does afterwards: nothing outside is read, written or removed."""
 
     PLANTED = (
-        "for name in a b tmp workspace memory outputs mount-0 .removing-1-1; do ln -s $1 /workspace/$name; "
+        "for name in a b tmp workspace memory outputs mount-0; do ln -s $1 /workspace/$name; "
         "ln -s $1 /tmp/$name; ln -s $1 /mnt/session/outputs/$name; done; ln -s $1/data /workspace/file; ln -s / /workspace/root; "
         "mkdir -p /workspace/deep/er; ln -s $1 /workspace/deep/er/link; ln -s ../../../../../.. /workspace/up"
     )

@@ -24,11 +24,12 @@ def main() -> NoReturn:
     _leave_out_ssl()
     code = run(sys.argv[1:])
     try:
-        sys.stdout.flush()
+        print(end="", flush=True)
     except BrokenPipeError:
         code = _UNREAD
     except OSError as error:
-        warn(f"standard output could not be written: {error.strerror}")
+        if code != FAILED:
+            warn(error.strerror or str(error))
         code = FAILED
     # the interpreter's own end would take a sixth of the whole time, and has nothing to do for us
     os._exit(code)
@@ -48,7 +49,7 @@ def run(words: list[str]) -> int:
     except BrokenPipeError:
         return _UNREAD
     except OSError as error:
-        warn(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+        warn(f"{error.filename}: {error.strerror}" if error.filename else error.strerror or str(error))
     except Exception:  # noqa: BLE001 - the last line: an exit code of ours, never one that could be the command's
         import traceback
 
