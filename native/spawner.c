@@ -207,6 +207,14 @@ static void reap_monitors(int epoll)
             }
 }
 
+static int is_lost(int connection)
+{
+    for (int i = 0; i < MOST_EXECS; i++)
+        if (running[i].monitor == LOST && running[i].connection == connection)
+            return 1;
+    return 0;
+}
+
 static void read_orphans(int epoll, int reaped)
 {
     int32_t record[2];
@@ -253,7 +261,9 @@ static void serve(int epoll, enum door door, int fd)
         read_orphans(epoll, fd);
         break;
     case DOOR_LOST:
-        _exit(1); /* a tree without a monitor is to be killed: end the cell, which kills everything */
+        if (is_lost(fd)) /* and not answered since epoll_wait returned */
+            _exit(1); /* a tree without a monitor is to be killed: end the cell, which kills everything */
+        break;
     }
 }
 

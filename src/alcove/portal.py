@@ -76,6 +76,7 @@ class Portal:
     def __init__(self) -> None:
         self._selector = selectors.DefaultSelector()
         self._loop = Loop(self._selector)
+        self._begun: list[Call[Any]] = []
         self._thread = threading.Thread(target=self._loop.run_forever, name="alcove-portal", daemon=True)
         self._thread.start()
 
@@ -97,6 +98,8 @@ class Portal:
     def begin(self, coroutine: Coroutine[Any, Any, _Result]) -> Call[_Result]:
         """Begin a coroutine and return; safe inside a garbage collection, and in the loop's own thread."""
         call = Call(coroutine)
+        self._begun = [other for other in self._begun if not other.finished.is_set()]
+        self._begun.append(call)
         self._loop.call_soon_threadsafe(call.start)
         return call
 
@@ -108,7 +111,10 @@ class Portal:
             call.result()
 
     def stop(self) -> None:
-        """End the thread; the portal is of no use afterwards."""
+        """Let what was begun come to its end, and end the thread; the portal is of no use afterwards."""
+        self._loop.exiting = True
+        for call in self._begun:
+            call.finished.wait(EXIT_WITHIN_S)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(EXIT_WITHIN_S)
         if not self._thread.is_alive():

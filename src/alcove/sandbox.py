@@ -209,8 +209,8 @@ class _Live:
                 await self._close(grip.backend)
 
     def drop(self) -> None:
-        """The sandbox was collected while open: end it behind the back of whoever collects, who must not wait."""
-        if self._grip is not None and self in _owed:
+        """The sandbox was collected while open: leave it behind the back of whoever collects, who must not wait."""
+        if self._grip is not None and self._grip.pid == os.getpid():
             portal().begin(self.leave())
 
 

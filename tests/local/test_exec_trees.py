@@ -7,11 +7,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
 from alcove.contract import ExecResult
 from alcove.local.backend import LocalSandbox
+from alcove.local.exec import ESCALATE_AFTER_S
 from tests.local import outside
 from tests.local.cell import Cell, live, mark
 
@@ -69,14 +71,24 @@ while True:
 }
 
 
-async def timed_out(cell: Cell, seconds: float, script: str, *args: str) -> ExecResult:
+class TimedOut(NamedTuple):
+    """How a command ended that did not end by itself; `alone`: without the rest of its session.
+
+    On a machine too busy for the tree to be killed in that time, the bound goes first: everything of the session ends.
+    """
+
+    result: ExecResult
+    alone: bool
+
+
+async def timed_out(cell: Cell, seconds: float, script: str, *args: str) -> TimedOut:
     """Run what does not end, and require that the result was there in time."""
     before = time.monotonic()
     result = await cell.sh(script, *args, timeout=seconds)
     took = time.monotonic() - before
     assert (result.timed_out, result.exit_code, result.signal) == (True, -1, None)
     assert seconds <= took < seconds + WITHIN + outside.SLACK
-    return result
+    return TimedOut(result, alone=took < seconds + ESCALATE_AFTER_S)
 
 
 @pytest.mark.parametrize("kind", TREES)
@@ -84,14 +96,13 @@ async def test_a_timeout_ends_the_whole_tree(cell: Cell, kind: str) -> None:
     number, neighbour = mark(), mark()
     other = asyncio.ensure_future(cell.exec("sleep", [neighbour]))
     lives = await outside.one(neighbour)
-    result = await timed_out(cell, 0.5, TREES[kind], number)
+    result, alone = await timed_out(cell, 0.5, TREES[kind], number)
     assert result.stdout == "ready\n"
     assert outside.bearing(number) == []
-    assert outside.bearing(neighbour) == [lives]
-    assert not other.done()
+    assert outside.bearing(neighbour) == ([lives] if alone else [])
+    assert not (alone and other.done())
     other.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await other
+    await asyncio.gather(other, return_exceptions=True)
     assert outside.bearing(neighbour) == []
 
 
@@ -102,22 +113,24 @@ async def test_a_timeout_ends_what_forks_faster_than_we_look(cell: Cell, kind: s
     lives = await outside.one_of(neighbour, "sleep")
     # few processes are enough for a bomb, and one processor's time belongs to the other tests
     script = 'ulimit -u 100; /usr/bin/python3 -c "$1" "$2" & wait; sleep 600'
-    result = await timed_out(cell, 0.7, script, FORKING[kind], number)
+    result, alone = await timed_out(cell, 0.7, script, FORKING[kind], number)
     assert result.stdout.startswith("ready\n")
     assert outside.bearing(number) == []
-    assert outside.status(lives)["State"].startswith("S (sleeping)")
-    os.kill(lives, signal.SIGKILL)
-    assert (await other).exit_code == 5
+    if alone:
+        assert outside.status(lives)["State"] == "S (sleeping)"
+        os.kill(lives, signal.SIGKILL)
+        assert (await other).exit_code == 5
+    await asyncio.gather(other, return_exceptions=True)
     assert await cell.out("echo alive") == "alive\n"
 
 
 async def test_the_output_so_far_is_kept(cell: Cell) -> None:
-    result = await timed_out(cell, 0.6, "echo out; echo err >&2; printf unfinished; sleep 600")
+    result, _ = await timed_out(cell, 0.6, "echo out; echo err >&2; printf unfinished; sleep 600")
     assert (result.stdout, result.stderr) == ("out\nunfinished", "err\n")
 
 
 async def test_a_full_pipe_of_output_is_kept_too(cell: Cell) -> None:
-    result = await timed_out(cell, 1.0, "head -c 3000000 /dev/zero; sleep 600")
+    result, _ = await timed_out(cell, 1.0, "head -c 3000000 /dev/zero; sleep 600")
     assert len(result.stdout) == 3_000_000
 
 
@@ -137,8 +150,8 @@ async def test_earlier_background_processes_survive_a_later_timeout(cell: Cell) 
     number = mark()
     await cell.sh('setsid sleep "$1" >/dev/null 2>&1 &', number)
     lives = await outside.one(number)
-    await timed_out(cell, 0.4, "setsid -f sleep 600; sleep 600")
-    assert outside.bearing(number) == [lives]
+    _, alone = await timed_out(cell, 0.4, "setsid -f sleep 600; sleep 600")
+    assert outside.bearing(number) == ([lives] if alone else [])
 
 
 # Cancelling, and callers that die
@@ -174,6 +187,7 @@ CALLER = """
 import asyncio, os, sys
 from alcove.contract import ExecRequest
 from alcove.local.backend import LocalSandbox
+from alcove.local.exec import ESCALATE_AFTER_S
 from alcove.local.config import LocalSandboxConfig
 
 async def main():
@@ -232,7 +246,7 @@ async def test_output_after_kill_of_everything_is_whole(cell: Cell) -> None:
 
 async def test_a_timeout_still_comes_after_kill_of_everything(cell: Cell) -> None:
     number = mark()
-    result = await timed_out(cell, 0.6, 'kill -9 -1; echo alone; sleep "$1"', number)
+    result, _ = await timed_out(cell, 0.6, 'kill -9 -1; echo alone; sleep "$1"', number)
     assert result.stdout == "alone\n"
     await outside.gone(number)
     assert await cell.out("echo alive") == "alive\n"
@@ -257,7 +271,7 @@ while True:
 
 async def test_a_guest_that_stops_everything_times_out_in_time(cell: Cell) -> None:
     number = mark()
-    result = await timed_out(cell, 0.8, 'exec /usr/bin/python3 -c "$1" "$2"', STOPPER, number)
+    result, _ = await timed_out(cell, 0.8, 'exec /usr/bin/python3 -c "$1" "$2"', STOPPER, number)
     assert result.stdout == "ready\n"
     await outside.gone(number, WITHIN + outside.SLACK)
     assert await cell.out("echo alive") == "alive\n"

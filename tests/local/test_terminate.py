@@ -29,7 +29,8 @@ async def end(cell: Cell, within: float = WITHIN) -> None:
     assert time.monotonic() - before < within + outside.SLACK
     assert not directory.exists()
     assert not [pid for role in ("warden", "spawner", "init", "exec") for pid in outside.called(f"alcove-{role}", key)]
-    assert not list(Path("/sys/fs/cgroup").glob(f"**/alcove-{key}"))
+    # os.walk: other sessions' groups come and go meanwhile
+    assert not [place for place, names, _ in os.walk("/sys/fs/cgroup") if f"alcove-{key}" in names]
     await cell.backend.terminate(cell.id)
 
 
@@ -229,5 +230,5 @@ async def _whole_life(backend: LocalSandbox) -> None:
     async with live(backend) as cell:
         number = mark()
         await cell.sh('setsid -f sleep "$1" <&- >&- 2>&-; echo x > /tmp/f', number)
-        await end(cell)
+        await end(cell, within=10)  # a dozen on what may be two processors
         assert outside.bearing(number) == []

@@ -260,7 +260,8 @@ class TestAp07:
 
     PLANTED = (
         "for name in a b tmp workspace memory outputs mount-0; do ln -s $1 /workspace/$name; "
-        "ln -s $1 /tmp/$name; ln -s $1 /mnt/session/outputs/$name; done; ln -s $1/data /workspace/file; ln -s / /workspace/root; "
+        "ln -s $1 /tmp/$name; ln -s $1 /mnt/session/outputs/$name; done; ln -s $1/data /workspace/file; "
+        "ln -s / /workspace/root; "
         "mkdir -p /workspace/deep/er; ln -s $1 /workspace/deep/er/link; ln -s ../../../../../.. /workspace/up"
     )
 

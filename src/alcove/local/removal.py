@@ -2,6 +2,8 @@
 
 import os
 from contextlib import suppress
+from itertools import count
+from secrets import token_hex
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -35,7 +37,8 @@ class _Emptying:
     def __init__(self, root: int, budget: int | None) -> None:
         self._root = root
         self._left = budget
-        self._number = 0
+        # no guest can name anything in the topmost directory, but an earlier attempt can have
+        self._names = (f".removing-{token_hex(8)}-{number}" for number in count())
 
     def run(self) -> bool:
         queued = self._unlink_files(self._root)
@@ -52,9 +55,7 @@ class _Emptying:
         moved = []
         try:
             for child in self._unlink_files(fd):
-                self._number += 1
-                # no guest can name anything in the topmost directory
-                unique = f".removing-{os.getpid()}-{self._number}"
+                unique = next(self._names)
                 with suppress(FileNotFoundError):
                     os.rename(child, unique, src_dir_fd=fd, dst_dir_fd=self._root)
                     moved.append(unique)
