@@ -39,69 +39,56 @@ static int clone_source(const struct attach_view *view, const struct op *op, con
     return tree;
 }
 
-/* Opens the mount point, making what is missing of it: below the root on the tmpfs, below a mount on that mount. */
-static int open_target(const struct attach_view *view, const char *path, int is_file, const char **step)
+/* Makes one missing mount point, or a directory above it: below the cell's root on `scratch`, the same tmpfs as a view
+ * that is not sealed and that only we know; below a mount on that mount. */
+static int make_point(const struct attach_view *view, int root, int parent, const char *path, const char *leaf, int file)
+{
+    struct stat cell_root, above;
+    if (fstat(root, &cell_root) < 0 || fstat(parent, &above) < 0)
+        return -1;
+    int below_root = above.st_dev == cell_root.st_dev;
+    int where = below_root ? view->scratch : parent;
+    const char *name = below_root ? path + 1 : leaf;
+    if (!file)
+        return mkdirat(where, name, 0755) < 0 && errno != EEXIST ? -1 : 0;
+    int fd = openat(where, name, O_CREAT | O_EXCL | O_NOFOLLOW | O_WRONLY | O_CLOEXEC, 0444);
+    if (fd >= 0)
+        close(fd);
+    return fd < 0 && errno != EEXIST ? -1 : 0;
+}
+
+/* Opens the mount point, component by component, making what is missing of it. */
+static int open_target(const struct attach_view *view, const char *path, int file, const char **step)
 {
     char part[4096];
     *step = "target";
     errno = ENAMETOOLONG;
     if (strlen(path) >= sizeof part)
         return -1;
-    int root = open("/", O_PATH | O_DIRECTORY | O_CLOEXEC), at = -1;
-    struct stat cell_root, parent;
-    if (root < 0 || fstat(root, &cell_root) < 0)
-        return -1;
-    for (const char *end = path; *end;) {
-        end += strspn(end, "/");
-        const char *name = end;
-        end += strcspn(end, "/");
+    int root = open("/", O_PATH | O_DIRECTORY | O_CLOEXEC), at = root < 0 ? -1 : dup(root);
+    for (const char *end = path; at >= 0 && *end;) {
+        const char *name = end + strspn(end, "/");
+        end = name + strcspn(name, "/");
         memcpy(part, path, (size_t)(end - path));
         part[end - path] = 0;
         int next = open_beneath(root, part, O_PATH);
         if (next < 0 && errno == ENOENT) {
-            char leaf[256];
-            size_t length = (size_t)(end - name);
-            errno = ENAMETOOLONG;
-            if (length >= sizeof leaf)
-                break;
-            memcpy(leaf, name, length);
-            leaf[length] = 0;
-            int where = at < 0 ? root : at, made;
-            /* the root itself is sealed read-only; `scratch` is the same directory, writable, known only to us */
-            int below_root = fstat(where, &parent) == 0 && parent.st_dev == cell_root.st_dev;
             *step = "mount point";
-            if (below_root) {
-                char relative[4096];
-                memcpy(relative, part + 1, strlen(part));
-                made = is_file && !*end ? openat(view->scratch, relative, O_CREAT | O_EXCL | O_WRONLY | O_CLOEXEC, 0444)
-                                        : mkdirat(view->scratch, relative, 0755);
-            } else {
-                made = is_file && !*end ? openat(where, leaf, O_CREAT | O_EXCL | O_NOFOLLOW | O_WRONLY | O_CLOEXEC, 0444)
-                                        : mkdirat(where, leaf, 0755);
+            if (make_point(view, root, at, part, part + (name - path), file && !*end) == 0) {
+                *step = "target";
+                next = open_beneath(root, part, O_PATH);
             }
-            if (made < 0 && errno != EEXIST)
-                break;
-            if (made > 0)
-                close(made);
-            *step = "target";
-            next = open_beneath(root, part, O_PATH);
         }
-        if (next < 0)
-            break;
-        if (at >= 0)
-            close(at);
+        int error = errno;
+        close(at);
+        errno = error;
         at = next;
-        if (!*end) {
-            close(root);
-            return at;
-        }
     }
     int error = errno;
-    if (at >= 0)
-        close(at);
-    close(root);
+    if (root >= 0)
+        close(root);
     errno = error;
-    return -1;
+    return at;
 }
 
 const char *attach(const struct attach_view *view, const struct op *op, int tree)

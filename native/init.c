@@ -1,5 +1,5 @@
-/* PID 1 of the cell. It makes the cell's network and its /proc (which shows the pid namespace of whoever opens it), then
- * reaps, and tells the spawner of every orphan it reaped: where a guest killed an exec's monitor, this is how the
+/* PID 1 of the cell. It makes the cell's network and its /proc (which shows the pid namespace of whoever opens it),
+ * then reaps, and tells the spawner of every orphan it reaped: where a guest killed an exec's monitor, this is how the
  * command's true status is still known. Nothing else: three system calls and a reply. */
 #include "session.h"
 

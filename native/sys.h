@@ -23,6 +23,14 @@ struct sys_clone_args {
     __u64 flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls, set_tid, set_tid_size, cgroup;
 };
 
+/* The kernel's, which takes every number (rt_sigaction(2)). */
+struct sys_sigaction {
+    void *handler;
+    unsigned long flags;
+    void *restorer;
+    __u64 mask;
+};
+
 struct sys_open_how {
     __u64 flags, mode, resolve;
 };

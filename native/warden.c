@@ -67,8 +67,8 @@ static void clean_start(void)
     /* an anonymous session keyring: the caller's is not inherited (not namespaced, keyctl(2)); no keys, no need */
     syscall(SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, NULL);
     for (int number = 1; number < NSIG; number++)
-        /* what the caller ignores (Python: SIGPIPE) would be ignored in every command; libc keeps 32 and 33 to itself */
-        syscall(SYS_rt_sigaction, number, &(struct { void *handler; unsigned long flags, restorer, mask; }){0}, NULL, 8);
+        /* what the caller ignores (Python: SIGPIPE) would be ignored in every command; libc hides 32 and 33 from us */
+        syscall(SYS_rt_sigaction, number, &(struct sys_sigaction){0}, NULL, sizeof(__u64));
     sigset_t all;
     sigfillset(&all);
     sigprocmask(SIG_SETMASK, &all, NULL);

@@ -76,7 +76,7 @@ class Portal:
     def __init__(self) -> None:
         self._selector = selectors.DefaultSelector()
         self._loop = Loop(self._selector)
-        self._begun: list[Call[Any]] = []
+        self._begun: set[Call[Any]] = set()
         self._thread = threading.Thread(target=self._loop.run_forever, name="alcove-portal", daemon=True)
         self._thread.start()
 
@@ -98,8 +98,8 @@ class Portal:
     def begin(self, coroutine: Coroutine[Any, Any, _Result]) -> Call[_Result]:
         """Begin a coroutine and return; safe inside a garbage collection, and in the loop's own thread."""
         call = Call(coroutine)
-        self._begun = [other for other in self._begun if not other.finished.is_set()]
-        self._begun.append(call)
+        self._begun -= {other for other in tuple(self._begun) if other.finished.is_set()}
+        self._begun.add(call)
         self._loop.call_soon_threadsafe(call.start)
         return call
 
@@ -113,7 +113,7 @@ class Portal:
     def stop(self) -> None:
         """Let what was begun come to its end, and end the thread; the portal is of no use afterwards."""
         self._loop.exiting = True
-        for call in self._begun:
+        for call in tuple(self._begun):
             call.finished.wait(EXIT_WITHIN_S)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(EXIT_WITHIN_S)

@@ -1,7 +1,8 @@
 """A backend over a store of the test's own, a live cell, and the check that the test leaves nothing."""
 
 import os
-from collections.abc import AsyncIterator
+import subprocess
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -20,8 +21,10 @@ def as_root() -> bool:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Path:
-    return tmp_path / "store"
+def store(tmp_path: Path) -> Iterator[Path]:
+    yield tmp_path / "store"
+    # where a session could not be removed: not by pytest, whose removal is as deep in calls as the tree in directories
+    subprocess.run(["rm", "-rf", "--one-file-system", str(tmp_path / "store")], check=False)
 
 
 @pytest.fixture
@@ -38,9 +41,11 @@ async def backend(config: LocalSandboxConfig, store: Path) -> AsyncIterator[Loca
         async with no_leaks(store):
             yield backend
     finally:
-        for session in backend.sessions():
-            await backend.terminate(session.id)
-        await backend.aclose()
+        try:
+            for session in backend.sessions():
+                await backend.terminate(session.id)
+        finally:
+            await backend.aclose()
 
 
 async def _make_what_the_store_keeps(backend: LocalSandbox) -> None:

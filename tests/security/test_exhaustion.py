@@ -1,5 +1,5 @@
 """RX: a guest that takes all it can get, and what the host still has afterwards."""
-# ruff: noqa: ASYNC109, ASYNC220, ASYNC240 - a test's own loop may wait for the host
+# ruff: noqa: ASYNC109, ASYNC220 - a test's own loop may wait for the host
 
 import asyncio
 import os

@@ -44,7 +44,7 @@ def upper_directories(layout: Layout) -> list[str]:
         return []
     names = ["layers"]
     for name in owned_places():
-        names += [f"layers/{name}", f"layers/{name}/upper", f"layers/{name}/work"]
+        names += [f"layers/{name}", f"layers/{name}/upper", f"layers/{name}/workdir"]
     return names
 
 
@@ -60,7 +60,7 @@ def owned(places: SessionPlaces) -> Iterator[bytes]:
         lower = flags | Tree.RDONLY | Tree.NOT_RECURSIVE
         yield operation(Kind.TREE, f"/{name}", f"/{name}", flags=lower)
         yield operation(Kind.OVERLAY, name, f"/{name}", flags=Tree.NOSUID | Tree.NODEV)
-        yield operation(Kind.OVERLAY_UPPER, f"{STAGE}/{name}/upper", f"{STAGE}/{name}/work")
+        yield operation(Kind.OVERLAY_UPPER, f"{STAGE}/{name}/upper", f"{STAGE}/{name}/workdir")
 
 
 def check_overlays(warden: int) -> None:

@@ -1,5 +1,5 @@
-/* flood MEBIBYTES HOW: output, `one` stream or `both` by turns, `line` without a newline; `after`: by a child, after the
- * end of the command itself. */
+/* flood MEBIBYTES HOW: output, `one` stream or `both` by turns, `line` without a newline; `after`: by a child, after
+ * the end of the command itself. */
 #include "hostile.h"
 
 static char block[1 << 20];

@@ -1,4 +1,5 @@
-/* surfaces: a descriptor or a state of each kernel surface that a session must not have. Stays alive with all it got. */
+/* surfaces: a descriptor or a state of each kernel surface that a session must not have. Stays alive with what it
+ * got. */
 #include "hostile.h"
 
 #include <linux/bpf.h>

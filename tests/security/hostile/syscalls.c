@@ -1,7 +1,7 @@
-/* syscalls MODE NUMBER…: each call with harmless arguments (all ones), "NUMBER ok" or "NUMBER ERRNO".
+/* syscalls MODE NUMBER...: each call with harmless arguments (all ones), "NUMBER ok" or "NUMBER ERRNO".
  *
- * MODE `stopped`: under a filter of our own that lets nothing be carried out: SECCOMP_RET_TRACE without a tracer answers
- * ENOSYS, and yields to any filter that refuses. So what says anything else was refused by somebody else.
+ * MODE `stopped`: under a filter of our own that lets nothing be carried out: SECCOMP_RET_TRACE without a tracer
+ * answers ENOSYS, and yields to any filter that refuses. So what says anything else was refused by somebody else.
  * MODE `carried`: the calls are carried out, each in a child of its own. */
 #include "hostile.h"
 
