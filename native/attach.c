@@ -41,7 +41,8 @@ static int clone_source(const struct attach_view *view, const struct op *op, con
 
 /* Makes one missing mount point, or a directory above it: below the cell's root on `scratch`, the same tmpfs as a view
  * that is not sealed and that only we know; below a mount on that mount. */
-static int make_point(const struct attach_view *view, int root, int parent, const char *path, const char *leaf, int file)
+static int make_point(const struct attach_view *view, int root, int parent, const char *path, const char *leaf,
+                      int file)
 {
     struct stat cell_root, above;
     if (fstat(root, &cell_root) < 0 || fstat(parent, &above) < 0)

@@ -85,8 +85,8 @@ void confine(const struct plan *plan, uint32_t seccomp_variant);
 void drop_capabilities(uint64_t keep, const char *who);
 
 /* ---- spawner.c ---- */
-/* Enters the cell: expects the cell's mount, pid and net namespaces from the warden. userns, cgroupns: the cell's, or -1
- * to make them. */
+/* Enters the cell: expects its mount, pid and net namespaces from the warden. userns, cgroupns: the cell's, or -1 to
+ * make them. */
 void spawner_enter(const struct plan *plan, int warden, int host_proc, uint32_t seccomp_variant, int userns,
                    int cgroupns);
 /* Closes every other descriptor. reaped: init's reports of the orphans that it reaped, or -1. */

@@ -1,5 +1,5 @@
-/* filters KIND: a seccomp filter of the guest's own, over execve and getdents64: `errno`, `trace`, `kill`, `notify` (with
- * a listener), `tsync`. Stays alive under it. */
+/* filters KIND: a seccomp filter of the guest's own, over execve and getdents64: `errno`, `trace`, `kill`, `notify`
+ * (with a listener), `tsync`. Stays alive under it. */
 #include "hostile.h"
 
 #include <linux/filter.h>
