@@ -2,6 +2,7 @@
 # ruff: noqa: ASYNC220, ASYNC221 - a test's own loop may wait for the host
 
 import asyncio
+import ctypes
 import json
 import os
 import secrets
@@ -46,6 +47,7 @@ pytestmark = [pytest.mark.security, pytest.mark.user]
 ARCH = os.uname().machine
 NUMBERS = policy.load().numbers[ARCH]
 HERE = Path(__file__).parent
+PR_SET_CHILD_SUBREAPER = 36
 CLOSED = SandboxSpec(network_policy=Limited(allowed_hosts=[]))
 
 
@@ -324,8 +326,12 @@ class TestSr08:
     async def test_sr08_a_failing_step_is_no_weaker_session(
         self, refusing: Path, make_cell: MakeCell, store: Path
     ) -> None:
-        whole = await look(await make_cell())
+        standing = await make_cell()
+        whole = await look(standing)
+        await standing.close()  # from here on every native child is one too many
         weaker: dict[str, object] = {}
+        leaking: dict[str, list[str]] = {}
+        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
         made = set()
         kept = {path.name for path in (store / "sessions").iterdir()}
         for name in (name for name in CALLED if name in NUMBERS):
@@ -335,6 +341,9 @@ class TestSr08:
                 session = await backend.provision(CLOSED)
             except SandboxError:
                 assert {path.name for path in (store / "sessions").iterdir()} == kept, name
+                if left := await strays():
+                    leaking[name] = left
+                await backend.aclose()
                 continue
             cell = Cell(backend, session, Path())
             try:
@@ -349,6 +358,10 @@ class TestSr08:
             finally:
                 await cell.close()
                 await backend.aclose()
+            if left := await strays():
+                leaking[name] = left
+        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
+        assert leaking == {}
         assert weaker == {}
         assert made  # a call that is not needed does not matter
         assert not made & {"seccomp", "capset", "landlock_restrict_self", "unshare", "pivot_root", "mount_setattr"}
@@ -398,6 +411,24 @@ class TestSr08:
             assert list((store / "sessions").iterdir()) == []
         assert None in ended
         assert [error for error in ended if error and error.startswith("!")] == []
+
+
+async def strays() -> list[str]:
+    """Return what a launcher that failed left running, once it had time to end; ends it."""
+    children = Path(f"/proc/self/task/{os.getpid()}/children")
+
+    def left() -> list[int]:
+        pids = [int(pid) for pid in children.read_text().split()]
+        natives = [pid for pid in pids if outside.status(pid).get("Name", "").startswith("alcove-")]
+        return [pid for pid in natives if os.waitpid(pid, os.WNOHANG)[0] == 0]
+
+    with suppress(AssertionError):
+        await outside.until(lambda: not left(), within=1)
+    titles = [outside.read(pid, "cmdline") for pid in left()]
+    for pid in left():
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    return titles
 
 
 async def look(cell: Cell) -> dict[str, object]:

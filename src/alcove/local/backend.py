@@ -36,7 +36,7 @@ from alcove.contract.rules import (
 )
 from alcove.local import cgroups, control, host, landlock, limits, native, processes, requests
 from alcove.local.config import LocalSandboxConfig
-from alcove.local.exec import Command, Execution, NotTaken, Outcome, exit_code
+from alcove.local.exec import Command, Execution, MakeExecution, NotTaken, Outcome, exit_code
 from alcove.local.launch import DEBUG_SOCKET, EXEC_SOCKET, connect, listen
 from alcove.local.mounting import Mounter
 from alcove.local.operations import Kind, operation
@@ -143,34 +143,34 @@ class LocalSandbox:
 
     async def exec(self, session_id: str, request: ExecRequest, /) -> ExecResult:
         """Run a command to its end; see `SandboxBackend.exec`."""
+        return await self._exec(session_id, request, Execution)
+
+    async def _exec(self, session_id: str, request: ExecRequest, make: MakeExecution) -> ExecResult:
         validate_exec(request)
         live = self._sessions.live(session_id)
         requests.effective_user(request.user or live.spec.user, ranged=self._host.root)
         try:
-            outcome = await self._execute_again_if_not_taken(live, request)
+            try:
+                outcome = await self._execute(live, request, make)
+            except NotTaken:  # it met a session on its way out; the files are there, and the command has not begun
+                await self._sessions.restart(live)
+                outcome = await self._execute(live, request, make)
         except OSError as error:
             raise ExecError(f"the host has not what an exec needs: {error}") from None
         return self._result(live, outcome, raw=request.raw)
 
-    async def _execute_again_if_not_taken(self, live: LiveSession, request: ExecRequest) -> Outcome:
-        try:
-            return await self._execute(live, request)
-        except NotTaken:  # it met a session on its way out; the files are there, and the command has not begun
-            await self._sessions.restart(live)
-            return await self._execute(live, request)
-
-    async def _execute(self, live: LiveSession, request: ExecRequest) -> Outcome:
+    async def _execute(self, live: LiveSession, request: ExecRequest, make: MakeExecution) -> Outcome:
         connection = await self._connect(live, debug=request.debug)  # first: the command's monitor is born meanwhile
         try:
             command = self._command(live, request)
         except BaseException:
             connection.close()
             raise
-        execution = Execution(
+        execution = make(
             connection,
             command,
-            end_session=lambda: processes.ask_to_end(live.record.processes),
-            leave=lambda fds: control.leave_pipes(live.directory, fds),
+            lambda: processes.ask_to_end(live.record.processes),
+            lambda fds: control.leave_pipes(live.directory, fds),
         )
         try:
             return await execution.run()

@@ -312,3 +312,7 @@ def exit_code(status: int) -> tuple[int, int | None]:
         number = os.WTERMSIG(status)
         return 128 + number, number
     return os.waitstatus_to_exitcode(status), None
+
+
+#: Makes what follows a command, of a connection, the command, an end for the session, and a home for pipes left behind.
+MakeExecution = Callable[[socket.socket, Command, Callable[[], None], Callable[[list[int]], None]], Execution]

@@ -65,13 +65,13 @@ class Mounter:
             os.chown(path, live.base_id, live.base_id)
         return path
 
-    async def mount(self, live: "LiveSession", attached: Attached) -> None:
-        """Make one mount, new or as it was before a restart.
+    async def mount(self, live: "LiveSession", attached: Attached, *, again: bool = False) -> None:
+        """Make one mount, new or `again` after a restart: what was allowed when it was attached stays so.
 
         Raises:
             SandboxIoError: it could not be made.
         """
-        source = self._open_own(attached) if attached.own else self._open(_as_mount(attached), live.spec)
+        source = self._open_own(attached) if attached.own else self._open(_as_mount(attached), live.spec, again=again)
         try:
             reply = await self._request(live, attached, source)
         except (OSError, TimeoutError) as error:
@@ -86,10 +86,9 @@ class Mounter:
         mounted = replace(attached, source=source.path)
         live.record = replace(live.record, attached=(*live.record.attached, mounted))
 
-    def _open(self, mount: FilesystemMount, spec: SandboxSpec) -> Source:
-        return attachments.open_source(
-            mount, self._store_root, allow_root_owned=self._config.allow_root_owned, set_id=spec.set_id
-        )
+    def _open(self, mount: FilesystemMount, spec: SandboxSpec, *, again: bool = False) -> Source:
+        allowed = again or self._config.allow_root_owned
+        return attachments.open_source(mount, self._store_root, allow_root_owned=allowed, set_id=spec.set_id)
 
     def _open_own(self, attached: Attached) -> Source:
         fd = os.open(attached.source, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)

@@ -2,15 +2,14 @@
 
 import os
 import sys
-import sysconfig
-from pathlib import Path
+from collections.abc import Iterator
 
 from alcove.contract import LifecycleError
 
 NAME = "alcove-warden"
 
 
-def find() -> Path:
+def find() -> str:
     """Return the path of the installed launcher.
 
     Raises:
@@ -18,24 +17,23 @@ def find() -> Path:
     """
     looked = []
     for directory in _directories():
-        path = Path(directory) / NAME
+        path = f"{directory}/{NAME}"
         if os.access(path, os.X_OK):
             return path
-        looked.append(str(directory))
+        looked.append(directory)
     raise LifecycleError(
-        f"the native launcher {NAME} is not installed (looked in {', '.join(looked)}); "
+        f"the native launcher {NAME} is not installed (looked in {', '.join(dict.fromkeys(looked))}); "
         "install Alcove from a wheel, or build it: pip install ."
     )
 
 
-def _directories() -> list[str]:
-    """The environment's scripts, the user's, and those beside the package (pip install --target, --prefix)."""
-    package = Path(__file__).resolve().parents[1]
-    found = [
-        sysconfig.get_path("scripts"),
-        str(Path(sys.executable).parent),
-        str(package.parent / "bin"),
-        str(package.parents[3] / "bin") if len(package.parents) > 3 else "",
-        sysconfig.get_path("scripts", sysconfig.get_preferred_scheme("user")),
-    ]
-    return list(dict.fromkeys(directory for directory in found if directory))
+def _directories() -> Iterator[str]:
+    """The interpreter's, beside the package (pip install --target, --prefix), the environment's and the user's."""
+    yield os.path.dirname(sys.executable)
+    package = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
+    yield os.path.join(os.path.dirname(package), "bin")
+    yield os.path.normpath(os.path.join(package, "../../../../bin"))
+    import sysconfig  # late: most installations are found without
+
+    yield sysconfig.get_path("scripts")
+    yield sysconfig.get_path("scripts", sysconfig.get_preferred_scheme("user"))

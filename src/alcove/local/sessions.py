@@ -38,6 +38,7 @@ _REAP_AT_ONCE = 4
 _MODES = {"tmp": 0o1777, "workspace": 0o777, "outputs": 0o777}
 #: A session directory under this suffix is on its way out: its session is gone whatever the row says.
 _ENDING = ".ending"
+_OWNED = "host:owned"
 
 
 class LiveSession:
@@ -67,13 +68,7 @@ class Sessions:
         self._host = host
         self._native = native
         self._mounter = mounter
-        self.layout = layout.decide(
-            root=host.root,
-            owned=config.rootfs == "owned",
-            visible=config.visible,
-            hidden=(*config.hidden, os.path.realpath(store.root), ROOT_STORE),
-            cpus=host.cpus,
-        )
+        self.layout = self._layout(owned=config.rootfs == "owned")
         self._etc = {
             shared: etc.generate(store.root, shared_network=shared, users=host.root) for shared in (False, True)
         }
@@ -81,6 +76,15 @@ class Sessions:
         self._children: deque[int] = deque()
         me = os.getpid()
         self._maker = Maker(me, processes.start_time(me) or 0)
+
+    def _layout(self, *, owned: bool) -> layout.Layout:
+        return layout.decide(
+            root=self._host.root,
+            owned=owned,
+            visible=self._config.visible,
+            hidden=(*self._config.hidden, os.path.realpath(self._store.root), ROOT_STORE),
+            cpus=self._host.cpus,
+        )
 
     # Found
 
@@ -187,7 +191,7 @@ class Sessions:
             live.record,
             groups=groups,
             limits=enforced.told,
-            root=f"host:{self._config.rootfs}",
+            root=live.record.root or f"host:{self._config.rootfs}",  # what a session was made as, it stays
             memory=memory,
             idmap=self._host.idmap,
         )
@@ -201,10 +205,12 @@ class Sessions:
             # memory that no kill frees: half of the limit, so that what runs has the rest
             shm_bytes=enforced.groups.memory // 2 if enforced.groups.memory else None,
         )
-        made = plan.build(self._host, live.spec, self.layout, places, groups, enforced.resources, live.base_id)
+        owned = live.record.root == _OWNED
+        shown = self.layout if owned == self.layout.owned else self._layout(owned=owned)
+        made = plan.build(self._host, live.spec, shown, places, groups, enforced.resources, live.base_id)
         running = await launch(launcher, made.encoded, live.directory)
         live.record = replace(live.record, processes=running, isolation=made.isolation)
-        if self.layout.owned:
+        if owned:
             layers.check_overlays(running.warden)
 
     async def _discard(self, live: LiveSession) -> None:
@@ -250,7 +256,7 @@ class Sessions:
         try:
             await self._start(live, limits.decide(self._host, self._config, live.spec), launcher)
             for mount in attached:
-                await self._mounter.mount(live, mount)
+                await self._mounter.mount(live, mount, again=True)
         except BaseException as error:
             launcher.abandon()
             if isinstance(error, OSError):

@@ -180,7 +180,10 @@ class Store:
 
     def find(self, session_id: str) -> Row | None:
         """The row of an id, a tombstone too."""
-        rows = self._select("WHERE id = ?", (session_id,))
+        try:
+            rows = self._select("WHERE id = ?", (session_id,))
+        except UnicodeEncodeError:  # a lone surrogate, as in an argument that is no UTF-8: no id of ours has one
+            return None
         return rows[0] if rows else None
 
     def live(self, session_id: str) -> Row:

@@ -1,6 +1,5 @@
 """The local backend for somebody at a terminal: execs on the caller's own streams, or on a terminal in the session."""
 
-import asyncio
 import errno
 import fcntl
 import os
@@ -12,10 +11,8 @@ from contextlib import contextmanager, suppress
 from functools import partial
 
 from alcove.contract import ExecError, ExecRequest, ExecResult
-from alcove.contract.rules import validate_exec
-from alcove.local import control, processes
 from alcove.local.backend import LocalSandbox
-from alcove.local.exec import Command, Execution, Outcome
+from alcove.local.exec import Command, Outcome
 from alcove.local.operations import Kind, operation
 from alcove.local.relay import Flow, Relay, Streams
 
@@ -24,8 +21,6 @@ __all__ = ["Resizing", "Streams", "TerminalSandbox", "raw_mode"]
 _STARTED = struct.pack("<I", 1)  # the exec_message that brings the terminal's master
 _MESSAGE_SIZE = 16
 _COMMON_SIZE = (24, 80)
-
-_MakeExecution = Callable[[socket.socket, Command, Callable[[], None], Callable[[list[int]], None]], Execution]
 
 
 class TerminalSandbox(LocalSandbox):
@@ -37,7 +32,7 @@ class TerminalSandbox(LocalSandbox):
         Raises:
             SandboxIoError: what it wrote could not be passed on.
         """
-        return await self._follow(session_id, request, partial(Relay, streams))
+        return await self._exec(session_id, request, partial(Relay, streams))
 
     async def terminal(
         self, session_id: str, request: ExecRequest, shown_on: tuple[int, int], resizing: "Resizing"
@@ -46,23 +41,7 @@ class TerminalSandbox(LocalSandbox):
 
         The caller's terminal is in raw mode meanwhile: `raw_mode`.
         """
-        return await self._follow(session_id, request, partial(TerminalRelay, shown_on, resizing))
-
-    async def _follow(self, session_id: str, request: ExecRequest, make: _MakeExecution) -> ExecResult:
-        validate_exec(request)
-        live = self._sessions.live(session_id)
-        execution = make(
-            await self._connect(live, debug=request.debug),
-            self._command(live, request),
-            lambda: processes.ask_to_end(live.record.processes),
-            lambda fds: control.leave_pipes(live.directory, fds),
-        )
-        try:
-            outcome = await execution.run()
-        finally:
-            if execution.session_ended:
-                await asyncio.shield(processes.stop(live.record.processes, live.record.groups))
-        return self._result(live, outcome, raw=request.raw)
+        return await self._exec(session_id, request, partial(TerminalRelay, shown_on, resizing))
 
 
 class Resizing:
