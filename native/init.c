@@ -70,11 +70,13 @@ static void enter(int socket)
         _exit(1); /* the warden has reported why */
     CHECK(setns(mountns, CLONE_NEWNS), "setns", "init");
     settle_ids("init");
+    die_with_parent("init");
 }
 
 void init_main(const struct plan *plan, int host_proc, int socket, int reaped)
 {
     title_set("alcove-init");
+    die_with_parent("init");
     make_network(plan, host_proc);
     enter(socket);
     int fds[3] = {open_namespace(host_proc, "pid"), open_namespace(host_proc, "net"), mount_proc()};
@@ -83,8 +85,7 @@ void init_main(const struct plan *plan, int host_proc, int socket, int reaped)
 
     drop_capabilities(0, "init");
     CHECK(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs", "init");
-    /* the warden gone: so is the cell. Set last, since a change of credentials clears it (prctl(2)) */
-    CHECK(prctl(PR_SET_PDEATHSIG, SIGKILL), "prctl", "init");
+    die_with_parent("init"); /* the warden gone: so is the cell */
     sigset_t set;
     sigfillset(&set);
     sigprocmask(SIG_SETMASK, &set, NULL);

@@ -145,6 +145,7 @@ _Noreturn void warden_main(const struct plan *plan);
 void enter_cgroups(const struct cgroup_doors *doors, int born_outside);
 int open_namespace(int host_proc, const char *name);
 uint64_t compiled_in(void);
+void die_with_parent(const char *who);
 void settle_ids(const char *who); /* root of the session's user namespace, and not dumpable */
 void write_proc(int dirfd, const char *path, const char *text, const char *step);
 

@@ -32,21 +32,31 @@ static int oom_door = -1;
 
 /* ---- entering ---- */
 
-static void set_limits(const struct plan *plan, int host_proc)
+/* Before the cell's user namespace is made: what it may charge to the namespaces above is bounded by the limits that
+ * its maker has at that moment. */
+static void set_limits(const struct plan *plan)
+{
+#ifndef ALCOVE_OFF_RLIMITS
+    struct plan_cursor cursor = plan_begin(plan);
+    struct op op;
+    while (plan_next(&cursor, &op) == 1) {
+        struct rlimit limit = {op.v0, op.v1};
+        if (op.kind == OP_RLIMIT && op.n0 == RLIMIT_NOFILE)
+            open_files = op;
+        else if (op.kind == OP_RLIMIT)
+            CHECK(setrlimit(op.n0, &limit), "rlimit", "");
+    }
+#else
+    (void)plan;
+#endif
+}
+
+static void set_budgets(const struct plan *plan, int host_proc)
 {
     struct plan_cursor cursor = plan_begin(plan);
     struct op op;
     while (plan_next(&cursor, &op) == 1) {
-        if (op.kind == OP_RLIMIT && op.n0 == RLIMIT_NOFILE) {
-#ifndef ALCOVE_OFF_RLIMITS
-            open_files = op;
-#endif
-        } else if (op.kind == OP_RLIMIT) {
-#ifndef ALCOVE_OFF_RLIMITS
-            struct rlimit limit = {op.v0, op.v1};
-            CHECK(setrlimit(op.n0, &limit), "rlimit", "");
-#endif
-        } else if (op.kind == OP_USER_SYSCTL) {
+        if (op.kind == OP_USER_SYSCTL) {
             char path[128];
             snprintf(path, sizeof path, "sys/%s", op.s0);
             int fd = openat(host_proc, path, O_WRONLY | O_CLOEXEC);
@@ -86,6 +96,8 @@ void spawner_enter(const struct plan *plan, int warden, int host_proc, uint32_t 
         CHECK(setgroups(0, NULL), "setgroups", "cell");
     CHECK(setresgid(0, 0, 0), "setgid", "cell");
     CHECK(setresuid(0, 0, 0), "setuid", "cell");
+    die_with_parent("spawner");
+    set_limits(plan);
     if (userns >= 0) {
         CHECK(setns(userns, CLONE_NEWUSER), "setns", "user");
         CHECK(setns(cgroupns, CLONE_NEWCGROUP), "setns", "cgroup");
@@ -104,7 +116,7 @@ void spawner_enter(const struct plan *plan, int warden, int host_proc, uint32_t 
         CHECK(message_send(warden, "u", 1, NULL, 0), "socket", "spawner");
         expect(warden, 'm', NULL, 0);
     }
-    set_limits(plan, host_proc);
+    set_budgets(plan, host_proc);
     if (userns < 0)
         expect(warden, 'p', NULL, 0); /* the root file system is what it will be: Landlock's rules may name it */
     slots = mmap(NULL, MOST_EXECS * sizeof *slots, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
@@ -114,7 +126,7 @@ void spawner_enter(const struct plan *plan, int warden, int host_proc, uint32_t 
     /* between fork and execve our children stand in the guest's /proc */
     CHECK(prctl(PR_SET_DUMPABLE, 0), "prctl", "spawner");
 #endif
-    CHECK(prctl(PR_SET_PDEATHSIG, SIGKILL), "prctl", "spawner");
+    die_with_parent("spawner");
     confine(plan, variant);
 }
 

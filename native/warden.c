@@ -57,6 +57,12 @@ void write_proc(int dirfd, const char *path, const char *text, const char *step)
     close(fd);
 }
 
+/* A change of credentials clears it (prctl(2)): said at birth, and again after each. */
+void die_with_parent(const char *who)
+{
+    CHECK(prctl(PR_SET_PDEATHSIG, SIGKILL), "prctl", who);
+}
+
 static void clean_start(void)
 {
     struct rlimit none = {0, 0};
@@ -130,6 +136,7 @@ static _Noreturn void spawner_main(const struct plan *plan, const struct cgroup_
 {
     struct op op;
     title_set("alcove-spawner");
+    die_with_parent("spawner");
     enter_cgroups(doors, 0);
     plan_find(plan, OP_NAMESPACES, &op);
     op.v0 &= compiled_in();
@@ -199,15 +206,18 @@ static void settle(const struct plan *plan)
 /* ---- the cell's mounts and its init ---- */
 
 /* Born before there are maps, so that it can make the network, the dearest namespace, meanwhile. */
-static pid_t init_birth(const struct plan *plan, int host_proc, int reaped, int *socket)
+static pid_t init_birth(const struct plan *plan, int host_proc, int reaped, int spawner, int *socket)
 {
     int sockets[2];
     CHECK(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, sockets), "socket", "init");
     struct sys_clone_args args = {.flags = CLONE_NEWPID, .exit_signal = SIGCHLD};
     pid_t pid = sys_clone3(&args);
     CHECK(pid, "clone", "init");
-    if (pid == 0)
+    if (pid == 0) {
+        close(sockets[0]);
+        close(spawner);
         init_main(plan, host_proc, sockets[1], reaped);
+    }
     close(sockets[1]);
     *socket = sockets[0];
     return pid;
@@ -330,7 +340,7 @@ void warden_main(const struct plan *plan)
     CHECK(unshare((int)op.v0 & ~CLONE_NEWNET), "unshare", "");
     CHECK(message_send(sockets[0], "U", 1, NULL, 0), "socket", "spawner");
     struct mounts mounts = {.trees = trees, .present = present};
-    warden.init = init_birth(plan, warden.host_proc, reaped[1], &mounts.init);
+    warden.init = init_birth(plan, warden.host_proc, reaped[1], sockets[0], &mounts.init);
     if (message_receive(sockets[0], present, sizeof present, trees, &count) < 1)
         _exit(1);
     FAULT(plan, "mapped");

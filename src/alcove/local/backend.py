@@ -4,6 +4,7 @@ import asyncio
 import base64
 import os
 import socket
+from contextlib import suppress
 
 from msgspec.structs import replace
 
@@ -90,7 +91,8 @@ class LocalSandbox:
             self._mounter.check(mount, spec)
         if not self._swept:
             self._swept = True
-            await self._sessions.sweep()
+            with suppress(OSError, LifecycleError):  # what cannot be taken away now hinders no new session
+                await self._sessions.sweep()
         live = await self._sessions.make(spec, enforced)
         return live.view(SandboxState.PROVISIONED)
 

@@ -249,8 +249,10 @@ def _read(path: str) -> str:
     try:
         with open(path) as file:
             return file.read()
-    except FileNotFoundError:
-        return ""
+    except OSError as error:
+        if error.errno in {errno.ENOENT, errno.ENODEV}:  # ENODEV: the group went away while its file was open
+            return ""
+        raise
 
 
 def _write(path: str, text: str) -> None:

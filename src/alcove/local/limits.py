@@ -11,6 +11,13 @@ from alcove.local.host import Host
 from alcove.local.plan import Resources
 
 _MIB = 1 << 20
+# Charged to the user who made the session as well, so without these one session could use up what all others need
+# (pending signals stand for POSIX timers too; kernel/ucount.c)
+_CHARGED_TO_USER = {
+    resource.RLIMIT_SIGPENDING: 2048,
+    resource.RLIMIT_MSGQUEUE: 819_200,
+    resource.RLIMIT_MEMLOCK: 8 << 20,
+}
 
 
 class Enforced(Struct, frozen=True):
@@ -58,14 +65,19 @@ def decide(host: Host, config: LocalSandboxConfig, spec: SandboxSpec) -> Enforce
     told |= _not_here(spec)
     return Enforced(
         groups=cgroups.Limits(memory=memory, pids=pids if _group(host, "pids") else None, cpus=cpus),
-        resources=Resources(open_files=open_files, pids=pids, address_space=address_space),
+        resources=Resources(
+            open_files=open_files,
+            pids=pids,
+            address_space=address_space,
+            charged=tuple((kind, _at_most(most, kind, 0)) for kind, most in _CHARGED_TO_USER.items()),
+        ),
         told=",".join(f"{name}={how}" for name, how in sorted(told.items())),
     )
 
 
 def _at_most(wanted: int, limit: int, ours: int) -> int:
     hard = resource.getrlimit(limit)[1]
-    return wanted if hard == resource.RLIM_INFINITY else max(1, min(wanted, hard - ours))
+    return wanted if hard == resource.RLIM_INFINITY else max(0, min(wanted, hard - ours))
 
 
 def _group(host: Host, controller: str) -> str | None:

@@ -43,11 +43,12 @@ _USER_SYSCTLS = {
 
 
 class Resources(Struct, frozen=True):
-    """What rlimits enforce, with or without groups."""
+    """What rlimits enforce, with or without groups; `charged` are those that count for the user outside as well."""
 
     open_files: int
     pids: int
     address_space: int | None
+    charged: tuple[tuple[int, int], ...]
 
 
 class LaunchPlan(Struct, frozen=True):
@@ -117,6 +118,8 @@ def _limits(resources: Resources) -> Iterable[bytes]:
     # void for the host's root, but no session runs as that; counted in the cell's own user namespace
     pids = resources.pids + OWN_PROCESSES
     yield operation(Kind.RLIMIT, n0=_RLIMIT_NPROC, v0=pids, v1=pids)
+    for kind, most in resources.charged:
+        yield operation(Kind.RLIMIT, n0=kind, v0=most, v1=most)
     if resources.address_space is not None:
         yield operation(Kind.RLIMIT, n0=_RLIMIT_AS, v0=resources.address_space, v1=resources.address_space)
 

@@ -243,7 +243,7 @@ class Sessions:
                 await self._start_again(live)
                 self.save(live)
         except SessionNotFound:
-            self._live.pop(live.id, None)
+            self._forget(live)
             raise
 
     async def _start_again(self, live: LiveSession) -> None:
@@ -313,9 +313,13 @@ class Sessions:
             row = self._store.find(live.id)
             if row is not None and row.ended is None:
                 await self._sweep_row(row)
-            if live.record.processes:
-                processes.reap(live.record.processes.warden)
+        self._forget(live)
+
+    def _forget(self, live: LiveSession) -> None:
+        """Let go of a session that is no more; its warden may be a child of ours, whoever ended it."""
         self._live.pop(live.id, None)
+        if live.record.processes:
+            processes.reap(live.record.processes.warden)
 
     async def _end_cell(self, live: LiveSession) -> bool:
         """Let the warden kill the session's processes: true when it says that none is left."""
