@@ -26,7 +26,7 @@ struct running {
 
 static struct exec_slot *slots; /* shared with monitors and commands */
 static struct running running[MOST_EXECS];
-static struct op open_files;
+static struct op open_files, processes;
 static char oom_score[16]; /* of the cell's processes; the spawner keeps the caller's, so that they go first */
 static int oom_door = -1;
 
@@ -43,6 +43,8 @@ static void set_limits(const struct plan *plan)
         struct rlimit limit = {op.v0, op.v1};
         if (op.kind == OP_RLIMIT && op.n0 == RLIMIT_NOFILE)
             open_files = op;
+        else if (op.kind == OP_RLIMIT && op.n0 == RLIMIT_NPROC)
+            processes = op;
         else if (op.kind == OP_RLIMIT)
             CHECK(setrlimit(op.n0, &limit), "rlimit", "");
     }
@@ -53,6 +55,10 @@ static void set_limits(const struct plan *plan)
 
 static void set_budgets(const struct plan *plan, int host_proc)
 {
+    /* this one now: above, where the warden counts too, it would be too few */
+    struct rlimit limit = {processes.v0, processes.v1};
+    if (processes.kind)
+        CHECK(setrlimit(RLIMIT_NPROC, &limit), "rlimit", "processes");
     struct plan_cursor cursor = plan_begin(plan);
     struct op op;
     while (plan_next(&cursor, &op) == 1) {

@@ -166,10 +166,10 @@ def test_a_poor_place_for_the_store_is_told(store: Store, number: str) -> None:
         (replace(hosts.DEBIAN_12_USER, processes=100), "user-processes", "pids=98"),
     ],
 )
-def test_hard_rlimits_below_a_session_s_are_missing(facts: Facts, number: str, spec: str) -> None:
+def test_hard_rlimits_below_a_session_s_are_told(facts: Facts, number: str, spec: str) -> None:
     found = one(judge(facts), number)
 
-    assert found.status == "missing"
+    assert found.status == "limited"
     assert spec in found.consequence
     assert found.remedy.startswith("sudo prlimit --pid $$ --n")
 

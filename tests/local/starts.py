@@ -129,7 +129,8 @@ class Seen:
             "limits": self.limits,
             "oom_score_adj": self.oom_score_adj,
             "descriptors": {fd: target.partition(":[")[0] for fd, target in self.descriptors.items()},
-            "mounts": [_comparable(row) for row in self.mountinfo],
+            # init mounts /proc while the warden mounts the rest: their order is not told
+            "mounts": sorted(_comparable(row) for row in self.mountinfo),
             "maps": self.maps,
             "setgroups": self.setgroups,
             "terminal, policy, nice": self.scheduling,

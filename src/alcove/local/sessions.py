@@ -218,12 +218,24 @@ class Sessions:
         try:
             await processes.stop(live.record.processes, live.record.groups)
             self._remove_groups(live)
+            self._remove_unused(live)
             await self._remove_files(live)
         except (LifecycleError, OSError):
             live.record = replace(live.record, maker=Maker(0, 0))
             self.save(live)
         else:
             self._store.forget(live.id)
+
+    def _remove_unused(self, live: LiveSession) -> None:
+        """Remove what no guest has been in, by name: where descriptors have run out, this still works."""
+        with suppress(OSError):
+            for name in (control.CONTROL_SOCKET, EXEC_SOCKET):
+                with suppress(FileNotFoundError):
+                    os.unlink(f"{live.directory}/{name}")
+            for name in (*layout.SESSION_DIRECTORIES, *reversed(layers.upper_directories(self.layout))):
+                with suppress(FileNotFoundError):
+                    os.rmdir(f"{live.directory}/{name}")
+            os.rmdir(live.directory)
 
     # Brought back
 

@@ -101,13 +101,13 @@ def _kill(facts: Facts) -> Finding:
 def _rlimit(number: str, what: str, hard: int, wanted: int, option: str) -> Finding:
     if hard >= wanted:
         return Finding(id=number, what=what, status="ok", fact=f"up to {_count(hard)}; {wanted} by default")
-    fits = f"pids={hard - OWN_PROCESSES}" if option == "-u" else f"open_files={hard}"
+    given = f"pids={hard - OWN_PROCESSES}" if option == "-u" else f"open_files={hard}"
     return Finding(
         id=number,
         what=what,
-        status="missing",
+        status="limited",
         fact=f"the hard limit is {hard} (ulimit -H {option}), a session asks for {wanted}",
-        consequence=f"no session of the default size; one whose spec says {fits} can be made",
+        consequence=f"a session is made with {given} at most, and its `limits` say so",
         remedy=f"sudo prlimit --pid $$ --{'nproc' if option == '-u' else 'nofile'}={wanted * 4}:{wanted * 4}",
     )
 
