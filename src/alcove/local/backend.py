@@ -18,6 +18,7 @@ from alcove.contract import (
     NetworkPolicyError,
     SandboxCapabilities,
     SandboxError,
+    SandboxIoError,
     SandboxSession,
     SandboxSessionId,
     SandboxSnapshot,
@@ -61,7 +62,10 @@ class LocalSandbox:
         self.config = config or LocalSandboxConfig()
         self._store = Store(self.config.root_dir)
         launcher = self.config.native or str(native.find())
-        self._host = host.read(self._store.root, launcher)
+        try:
+            self._host = host.read(self._store.root, launcher)
+        except OSError as error:
+            raise SandboxIoError(f"this host could not be read: {error}") from None
         if self.config.rootfs == "owned" and not self._host.root:
             raise LifecycleError("rootfs `owned` needs root: a plain user has no ids to own the host's files with")
         self._mounter = Mounter(self.config, self._store.root, self._host, launcher)
