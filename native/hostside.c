@@ -5,6 +5,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -116,26 +117,47 @@ static size_t make_trees(const struct plan *plan, int userns, char *present, int
     return asked ? asked : 1; /* a SOCK_SEQPACKET message has at least one byte */
 }
 
-void hostside_serve(const struct plan *plan, int socket, int proc, uint64_t namespaces,
-                    void (*join)(uint64_t mask, int proc))
+/* ---- the way in ---- */
+
+static struct {
+    const uint64_t flag;
+    const char *const name;
+    int fd;
+} joined[] = {{CLONE_NEWUSER, "user", -1}, {CLONE_NEWIPC, "ipc", -1}, {CLONE_NEWUTS, "uts", -1}};
+
+static void open_namespaces(uint64_t mask, int proc, pid_t warden)
 {
-    char byte;
-    int none = 0;
+    for (size_t i = 0; i < sizeof joined / sizeof *joined; i++)
+        if (mask & joined[i].flag) {
+            char path[64];
+            snprintf(path, sizeof path, "%d/ns/%s", (int)warden, joined[i].name);
+            CHECK(joined[i].fd = openat(proc, path, O_RDONLY | O_CLOEXEC), "open namespace", joined[i].name);
+        }
+}
+
+static void join_namespaces(void)
+{
+    for (size_t i = 0; i < sizeof joined / sizeof *joined; i++)
+        if (joined[i].fd >= 0) {
+            CHECK(setns(joined[i].fd, (int)joined[i].flag), "setns", joined[i].name);
+            close(joined[i].fd);
+        }
+}
+
+void hostside_serve(const struct plan *plan, int socket, int proc, uint64_t namespaces)
+{
+    char byte, present[MESSAGE_FDS];
+    int none = 0, trees[MESSAGE_FDS], count;
     if (message_receive(socket, &byte, 1, NULL, &none) != 1)
         _exit(1); /* the warden has reported why */
     pid_t warden = getppid();
     write_maps(plan, proc, warden);
-    char path[64];
-    snprintf(path, sizeof path, "%d/ns/user", (int)warden);
-    int userns = openat(proc, path, O_RDONLY | O_CLOEXEC);
-    CHECK(userns, "open", "the session's user namespace");
-    /* the answer lets the warden become non-dumpable, after which its namespaces cannot be opened from here */
-    int trees[MESSAGE_FDS], count;
-    char present[MESSAGE_FDS];
-    size_t asked = make_trees(plan, userns, present, trees, &count);
-    close(userns);
-    join(namespaces, proc);
+    open_namespaces(namespaces, proc, warden);
+    /* from then on the warden is not dumpable, and its namespaces cannot be opened from here any more */
+    CHECK(message_send(socket, "M", 1, NULL, 0), "socket", "maps");
+    size_t asked = make_trees(plan, joined[0].fd, present, trees, &count);
     CHECK(message_send(socket, present, asked, trees, count), "socket", "hand over the mounts");
     for (int i = 0; i < count; i++)
         close(trees[i]);
+    join_namespaces();
 }

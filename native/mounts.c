@@ -106,19 +106,29 @@ static void build_file(const struct op *op, const struct mounts *mounts)
     close(fd);
 }
 
-static void build_tree(const struct op *op, const struct mounts *mounts, size_t *taken, size_t *handed)
+/* In plan order; waited for as late as possible, since they are made while we build what needs none. */
+static void receive_trees(struct mounts *mounts)
 {
-    int tree;
-    if (op->flags & TREE_HOST) {
-        if (!mounts->present[(*handed)++])
-            return;
-        tree = mounts->trees[(*taken)++];
-    } else {
-        tree = hostside_tree(op, op->s0, AT_FDCWD, -1);
-        if (tree < 0 && errno == ENOENT && (op->flags & TREE_OPTIONAL))
-            return;
-        CHECK(tree, "mount", op->s0);
-    }
+    int count = MESSAGE_FDS;
+    if (message_receive(mounts->spawner, mounts->present, sizeof mounts->present, mounts->trees, &count) < 1)
+        _exit(1); /* the spawner has reported why */
+    mounts->handed = 1;
+}
+
+static int take_tree(struct mounts *mounts)
+{
+    if (!mounts->handed)
+        receive_trees(mounts);
+    return mounts->present[mounts->asked++] ? mounts->trees[mounts->taken++] : -1;
+}
+
+static void build_tree(const struct op *op, struct mounts *mounts)
+{
+    errno = ENOENT;
+    int tree = op->flags & TREE_HOST ? take_tree(mounts) : hostside_tree(op, op->s0, AT_FDCWD, -1);
+    if (tree < 0 && errno == ENOENT && (op->flags & TREE_OPTIONAL))
+        return;
+    CHECK(tree, "mount", op->s0);
     if (op->flags & TREE_STAGE)
         CHECK(sys_move_mount(tree, "", AT_FDCWD, op->s1, SYS_MOVE_MOUNT_F_EMPTY_PATH), "move_mount", op->s1);
     else
@@ -194,7 +204,6 @@ static void build_proc(const struct op *op, struct mounts *mounts)
 
 void mounts_build(const struct plan *plan, struct mounts *mounts)
 {
-    size_t taken = 0, handed = 0;
     struct plan_cursor cursor = plan_begin(plan);
     struct op op, layers;
     while (plan_next(&cursor, &op) == 1) {
@@ -202,7 +211,7 @@ void mounts_build(const struct plan *plan, struct mounts *mounts)
         case OP_DIRECTORY: build_directory(&op, mounts); break;
         case OP_SYMLINK: CHECK(symlinkat(op.s1, mounts->root, op.s0), "symlink", op.s0); break;
         case OP_FILE: build_file(&op, mounts); break;
-        case OP_TREE: build_tree(&op, mounts, &taken, &handed); break;
+        case OP_TREE: build_tree(&op, mounts); break;
         case OP_TMPFS: build_tmpfs(&op, mounts); break;
         case OP_WRITABLE: build_writable(&op, mounts); break;
         case OP_PROC: build_proc(&op, mounts); break;
@@ -217,6 +226,8 @@ void mounts_build(const struct plan *plan, struct mounts *mounts)
         default: break;
         }
     }
+    if (!mounts->handed)
+        receive_trees(mounts);
 }
 
 int mount_proc(void)

@@ -46,8 +46,7 @@ int message_send(int socket, const void *data, size_t size, const int *fds, int 
 ssize_t message_receive(int socket, void *data, size_t size, int *fds, int *count);
 
 /* ---- hostside.c: what only the caller's own credentials can do; runs in the spawner before it enters ---- */
-void hostside_serve(const struct plan *plan, int warden, int host_proc, uint64_t namespaces,
-                    void (*join)(uint64_t mask, int proc));
+void hostside_serve(const struct plan *plan, int warden, int host_proc, uint64_t namespaces);
 int hostside_tree(const struct op *op, const char *path, int dirfd, int session_userns);
 int hostside_owner_userns(uint32_t uid_on_disk, uint32_t uid_inside, uint32_t gid_on_disk, uint32_t gid_inside);
 
@@ -58,8 +57,11 @@ struct mounts {
     const char *empty; /* the path of an empty directory in `scratch` */
     int init;          /* the socket to init, which gives the cell's namespaces and its /proc */
     int pidns, netns;  /* from init */
-    const int *trees;  /* handed over by hostside_serve, in plan order */
-    const char *present;
+    int spawner;       /* the socket to the spawner, which hands over the trees that only it can make */
+    int trees[MESSAGE_FDS];
+    char present[MESSAGE_FDS];
+    int handed;        /* they have come */
+    size_t asked, taken;
 };
 void mounts_begin(const struct plan *plan, struct mounts *mounts); /* the new root, over the host's */
 void mounts_build(const struct plan *plan, struct mounts *mounts);

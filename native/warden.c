@@ -110,27 +110,6 @@ void enter_cgroups(const struct cgroup_doors *doors, int born_outside)
         CHECK((int)write(doors->unified_procs, "0", 1), "cgroup", "cgroup.procs");
 }
 
-static void join_namespaces(uint64_t mask, int proc)
-{
-    static const struct {
-        uint64_t flag;
-        const char *name;
-    } joined[] = {{CLONE_NEWUSER, "user"}, {CLONE_NEWIPC, "ipc"}, {CLONE_NEWUTS, "uts"}};
-    int fds[3];
-    for (int i = 0; i < 3; i++) {
-        char path[64];
-        snprintf(path, sizeof path, "%d/ns/%s", (int)getppid(), joined[i].name);
-        fds[i] = mask & joined[i].flag ? openat(proc, path, O_RDONLY | O_CLOEXEC) : -1;
-        if (mask & joined[i].flag)
-            CHECK(fds[i], "open namespace", joined[i].name);
-    }
-    for (int i = 0; i < 3; i++)
-        if (fds[i] >= 0) {
-            CHECK(setns(fds[i], (int)joined[i].flag), "setns", joined[i].name);
-            close(fds[i]);
-        }
-}
-
 static _Noreturn void spawner_main(const struct plan *plan, const struct cgroup_doors *doors, int warden, int host_proc,
                                     int reaped)
 {
@@ -140,7 +119,7 @@ static _Noreturn void spawner_main(const struct plan *plan, const struct cgroup_
     enter_cgroups(doors, 0);
     plan_find(plan, OP_NAMESPACES, &op);
     op.v0 &= compiled_in();
-    hostside_serve(plan, warden, host_proc, op.v0, join_namespaces);
+    hostside_serve(plan, warden, host_proc, op.v0);
     spawner_enter(plan, warden, host_proc, 0, -1, -1);
     CHECK(message_send(warden, "r", 1, NULL, 0), "socket", "spawner");
     spawner_serve(FD_EXEC, reaped);
@@ -323,8 +302,7 @@ void warden_main(const struct plan *plan)
 {
     struct op op;
     struct warden warden = {.plan = plan};
-    int sockets[2], reaped[2], trees[MESSAGE_FDS], count = MESSAGE_FDS;
-    char present[MESSAGE_FDS];
+    int sockets[2], reaped[2];
     title_set("alcove-warden");
     clean_start();
     warden.host_proc = open("/proc", O_PATH | O_DIRECTORY | O_CLOEXEC);
@@ -339,10 +317,10 @@ void warden_main(const struct plan *plan)
     op.v0 &= compiled_in();
     CHECK(unshare((int)op.v0 & ~CLONE_NEWNET), "unshare", "");
     CHECK(message_send(sockets[0], "U", 1, NULL, 0), "socket", "spawner");
-    struct mounts mounts = {.trees = trees, .present = present};
+    static struct mounts mounts;
+    mounts.spawner = sockets[0];
     warden.init = init_birth(plan, warden.host_proc, reaped[1], sockets[0], &mounts.init);
-    if (message_receive(sockets[0], present, sizeof present, trees, &count) < 1)
-        _exit(1);
+    expect(sockets[0], 'M', NULL);
     FAULT(plan, "mapped");
     settle(plan);
     build(&warden, &mounts, sockets[0]);

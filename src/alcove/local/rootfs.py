@@ -32,6 +32,8 @@ _MASKED = (
     "proc/sysrq-trigger",
     "proc/timer_list",
 )
+# What every program start opens and maps: through an overlay that costs it a few per cent
+_LINKER_CACHE = "/etc/ld.so.cache"
 # With an owned root the guest's packages keep the users, so those files stay the host's, by copy-on-write
 _OWNED_ETC_FILES = ("hosts", "hostname", "resolv.conf", "machine-id")
 _READ_ONLY = Tree.RDONLY | Tree.NOSUID | Tree.NODEV
@@ -41,9 +43,13 @@ _SHM_BYTES = 256 << 20
 
 
 def operations(layout: Layout, places: SessionPlaces) -> list[bytes]:
-    """The root file system in the order in which it is built."""
+    """The root file system in the order in which it is built: what needs no tree of the host's first.
+
+    As root the trees are handed over by another process, which makes them meanwhile.
+    """
     return [
-        _before(layout, places.shm_bytes or _SHM_BYTES),
+        _skeleton(layout, places.shm_bytes or _SHM_BYTES),
+        _toolchain(layout),
         *(layers.owned(places) if layout.owned else ()),
         *_session(layout, places),
         _after(layout, places.etc),
@@ -55,9 +61,22 @@ def operations(layout: Layout, places: SessionPlaces) -> list[bytes]:
 
 
 @lru_cache(maxsize=16)
-def _before(layout: Layout, shm_bytes: int) -> bytes:
+def _skeleton(layout: Layout, shm_bytes: int) -> bytes:
     root = operation(Kind.ROOT, v0=_ROOT_BYTES, v1=_ROOT_INODES)
-    return b"".join([root, *_toolchain(layout), *_devices(layout, shm_bytes), *_stubs(layout)])
+    return b"".join([root, *_points(), *_own_devices(shm_bytes), *_stubs(layout)])
+
+
+@lru_cache(maxsize=16)
+def _toolchain(layout: Layout) -> bytes:
+    parts = []
+    for name in TOOLCHAIN:
+        if os.path.islink(f"/{name}") or not os.path.isdir(f"/{name}"):
+            continue
+        if name in layout.veiled and name != "etc":
+            parts += layers.veiled(layout, name)
+        elif not layout.owned and name not in layout.veiled:
+            parts.append(operation(Kind.TREE, f"/{name}", name, flags=_READ_ONLY | layout.tree_flags))
+    return b"".join([*parts, *_host_devices(layout)])
 
 
 @lru_cache(maxsize=16)
@@ -67,7 +86,6 @@ def _after(layout: Layout, etc: str) -> bytes:
         [
             *_etc(layout, etc),
             *_visible(layout),
-            operation(Kind.DIRECTORY, "proc", n0=0o555),
             operation(Kind.PROC, "proc"),
             *(operation(Kind.MASK, path) for path in masks),
             operation(Kind.READONLY, "proc/sys"),
@@ -76,28 +94,26 @@ def _after(layout: Layout, etc: str) -> bytes:
     )
 
 
-def _toolchain(layout: Layout) -> Iterator[bytes]:
+def _points() -> Iterator[bytes]:
+    """The directories and links at the top."""
     for name in TOOLCHAIN:
         path = f"/{name}"
         if os.path.islink(path):
             yield operation(Kind.SYMLINK, name, os.readlink(path))
         elif os.path.isdir(path):
             yield operation(Kind.DIRECTORY, name, n0=0o755)
-            if name in layout.veiled and name != "etc":
-                yield from layers.veiled(layout, name)
-            elif not layout.owned and name not in layout.veiled:
-                yield operation(Kind.TREE, path, name, flags=_READ_ONLY | layout.tree_flags)
     if not os.path.isdir("/var"):
         yield operation(Kind.DIRECTORY, "var", n0=0o755)
         yield operation(Kind.DIRECTORY, "var/tmp", n0=0o1777)
+    for path in ("dev", "workspace", "mnt", "mnt/session", "mnt/session/outputs", "mnt/memory", "run"):
+        yield operation(Kind.DIRECTORY, path, n0=0o755)
+    yield operation(Kind.DIRECTORY, "tmp", n0=0o1777)
+    yield operation(Kind.DIRECTORY, "proc", n0=0o555)
 
 
-def _devices(layout: Layout, shm_bytes: int) -> Iterator[bytes]:
-    yield operation(Kind.DIRECTORY, "dev", n0=0o755)
-    flags = Tree.RDONLY | Tree.NOSUID | Tree.NOEXEC | Tree.NOT_RECURSIVE
+def _own_devices(shm_bytes: int) -> Iterator[bytes]:
     for name in _DEVICES:
         yield operation(Kind.FILE, f"dev/{name}", n0=0o666)
-        yield operation(Kind.TREE, f"/dev/{name}", f"dev/{name}", flags=flags | layout.tree_flags)
     yield operation(Kind.DIRECTORY, "dev/pts", n0=0o755)
     yield operation(Kind.DEVPTS, "dev/pts")
     yield operation(Kind.SYMLINK, "dev/ptmx", "pts/ptmx")
@@ -107,9 +123,14 @@ def _devices(layout: Layout, shm_bytes: int) -> Iterator[bytes]:
     yield operation(Kind.DIRECTORY, "dev/shm", n0=0o1777)
     flags = Tree.NOSUID | Tree.NODEV
     yield operation(Kind.TMPFS, "dev/shm", v0=shm_bytes, v1=65_536, n0=0o1777, flags=flags)
-    yield operation(Kind.DIRECTORY, "run", n0=0o755)
     yield operation(Kind.WRITABLE, "run")
     yield operation(Kind.DIRECTORY, "run/lock", n0=0o1777)
+
+
+def _host_devices(layout: Layout) -> Iterator[bytes]:
+    flags = Tree.RDONLY | Tree.NOSUID | Tree.NOEXEC | Tree.NOT_RECURSIVE
+    for name in _DEVICES:
+        yield operation(Kind.TREE, f"/dev/{name}", f"dev/{name}", flags=flags | layout.tree_flags)
 
 
 def _stubs(layout: Layout) -> Iterator[bytes]:
@@ -124,13 +145,9 @@ def _stubs(layout: Layout) -> Iterator[bytes]:
 
 def _session(layout: Layout, places: SessionPlaces) -> Iterator[bytes]:
     own = layout.tree_flags | (Tree.IDMAP if places.idmap else 0) | Tree.NOSUID | Tree.NODEV
-    yield operation(Kind.DIRECTORY, "workspace", n0=0o755)
     yield operation(Kind.TREE, f"{places.directory}/workspace", "workspace", flags=own)
-    yield operation(Kind.DIRECTORY, "tmp", n0=0o1777)
     yield operation(Kind.TREE, f"{places.directory}/tmp", "tmp", flags=own)
     yield operation(Kind.TREE, f"{places.directory}/tmp", "var/tmp", flags=own | Tree.OPTIONAL)
-    for path in ("mnt", "mnt/session", "mnt/session/outputs", "mnt/memory"):
-        yield operation(Kind.DIRECTORY, path, n0=0o755)
     yield operation(Kind.TREE, f"{places.directory}/outputs", "mnt/session/outputs", flags=own)
     if places.memory_is_own:
         yield operation(Kind.TREE, places.memory, "mnt/memory", flags=own | Tree.RDONLY)
@@ -157,6 +174,9 @@ def _etc(layout: Layout, directory: str) -> Iterator[bytes]:
         flags = _READ_ONLY | layout.tree_flags | Tree.STAGE
         yield operation(Kind.TREE, directory, layers.STAGE, flags=flags)
         yield from layers.veiled(layout, "etc", above=(layers.STAGE,))
+        if os.path.isfile(_LINKER_CACHE):
+            direct = _READ_ONLY | layout.tree_flags | Tree.NOT_RECURSIVE
+            yield operation(Kind.TREE, _LINKER_CACHE, _LINKER_CACHE, flags=direct)
         return
     for name in _OWNED_ETC_FILES if layout.owned else _ETC_FILES:
         path = f"/etc/{name}"

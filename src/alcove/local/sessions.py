@@ -24,7 +24,7 @@ from alcove.contract import (
 from alcove.local import cgroups, control, etc, layers, layout, limits, plan, processes, records
 from alcove.local.config import LocalSandboxConfig
 from alcove.local.host import Host
-from alcove.local.launch import EXEC_SOCKET, Launcher, connect, launch
+from alcove.local.launch import CONTROL_SOCKET, EXEC_SOCKET, Launcher, connect, launch
 from alcove.local.mounting import Mounter
 from alcove.local.operations import Kind, operation
 from alcove.local.records import Maker, Record
@@ -229,7 +229,7 @@ class Sessions:
     def _remove_unused(self, live: LiveSession) -> None:
         """Remove what no guest has been in, by name: where descriptors have run out, this still works."""
         with suppress(OSError):
-            for name in (control.CONTROL_SOCKET, EXEC_SOCKET):
+            for name in (CONTROL_SOCKET, EXEC_SOCKET):
                 with suppress(FileNotFoundError):
                     os.unlink(f"{live.directory}/{name}")
             for name in (*layout.SESSION_DIRECTORIES, *reversed(layers.upper_directories(self.layout))):
