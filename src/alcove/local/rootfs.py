@@ -68,7 +68,7 @@ def _skeleton(layout: Layout, shm_bytes: int) -> bytes:
 
 @lru_cache(maxsize=16)
 def _toolchain(layout: Layout) -> bytes:
-    parts = []
+    parts: list[bytes] = []
     for name in TOOLCHAIN:
         if os.path.islink(f"/{name}") or not os.path.isdir(f"/{name}"):
             continue
