@@ -183,6 +183,8 @@ static void start(int connection)
         set_oom_score("0");
     if (pid == 0) {
         prctl(PR_SET_PDEATHSIG, SIGKILL);
+        sys_close_range(3, (unsigned)connection - 1, 0); /* other execs' connections are none of this one's */
+        sys_close_range((unsigned)connection + 1, ~0U, 0);
         exec_monitor(connection, &open_files, &slots[slot]);
     }
     if (pid < 0)
@@ -233,17 +235,25 @@ static int is_lost(int connection)
     return 0;
 }
 
+static void tell_lost(pid_t command, int status)
+{
+    for (int i = 0; i < MOST_EXECS; i++)
+        if (running[i].monitor == LOST && slots[i].command == command) {
+            struct exec_message message = {.outcome = EXEC_EXITED, .status = status};
+            send(running[i].connection, &message, sizeof message, MSG_NOSIGNAL | MSG_DONTWAIT);
+            finish(&running[i]);
+        }
+}
+
 static void read_orphans(int epoll, int reaped)
 {
     int32_t record[2];
     ssize_t got;
-    while ((got = read(reaped, record, sizeof record)) == (ssize_t)sizeof record)
-        for (int i = 0; i < MOST_EXECS; i++)
-            if (running[i].monitor == LOST && slots[i].command == record[0]) {
-                struct exec_message message = {.outcome = EXEC_EXITED, .status = record[1]};
-                send(running[i].connection, &message, sizeof message, MSG_NOSIGNAL | MSG_DONTWAIT);
-                finish(&running[i]);
-            }
+    while ((got = read(reaped, record, sizeof record)) == (ssize_t)sizeof record) {
+        /* after the record, not before: a monitor is waitable before init can reap what it leaves behind */
+        reap_monitors(epoll);
+        tell_lost(record[0], record[1]);
+    }
     if (got == 0) /* init is dead, and the cell with it; the warden ends us once we have reaped our monitors */
         epoll_ctl(epoll, EPOLL_CTL_DEL, reaped, NULL);
 }
@@ -275,7 +285,6 @@ static void serve(int epoll, enum door door, int fd)
         accept_all(fd);
         break;
     case DOOR_REAPED:
-        reap_monitors(epoll); /* a monitor is waitable before init can reap its orphans: learn of its death first */
         read_orphans(epoll, fd);
         break;
     case DOOR_LOST:
