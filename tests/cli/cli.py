@@ -95,7 +95,7 @@ def read_until(fd: int, end: bytes) -> bytes:
         ready, _, _ = select.select([fd], [], [], max(0, deadline - time.monotonic()))
         assert ready, f"no {end!r} came after {seen!r}"
         try:
-            data = os.read(fd, 65536)
+            data = os.read(fd, 1)  # what comes after `end` is the next reader's
         except OSError:  # EIO: the terminal's other side is closed
             data = b""
         assert data, f"the end came before {end!r}, after {seen!r}"
