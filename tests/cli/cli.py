@@ -87,17 +87,20 @@ class Cli:
             process.wait(WITHIN)
 
 
-def read_until(fd: int, end: bytes) -> bytes:
-    """Return what comes out of a pipe or terminal, up to and with `end`."""
+def read_until(fd: int, end: bytes, ahead: bytearray | None = None) -> bytes:
+    """Return what comes out of a pipe or terminal, up to and with `end`; what came after it is left in `ahead`."""
     deadline = time.monotonic() + WITHIN
-    seen = b""
+    seen = bytes(ahead or b"")
     while end not in seen:
         ready, _, _ = select.select([fd], [], [], max(0, deadline - time.monotonic()))
         assert ready, f"no {end!r} came after {seen!r}"
         try:
-            data = os.read(fd, 1)  # what comes after `end` is the next reader's
+            data = os.read(fd, 65536)
         except OSError:  # EIO: the terminal's other side is closed
             data = b""
         assert data, f"the end came before {end!r}, after {seen!r}"
         seen += data
-    return seen
+    past = seen.index(end) + len(end)
+    if ahead is not None:
+        ahead[:] = seen[past:]
+    return seen[:past]

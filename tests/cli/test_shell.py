@@ -29,9 +29,10 @@ class Keyboard:
     def __init__(self, master: int, process: subprocess.Popen[bytes]) -> None:
         self.master = master
         self.process = process
+        self.ahead = bytearray()
 
     def until(self, end: bytes) -> str:
-        return read_until(self.master, end).decode()
+        return read_until(self.master, end, self.ahead).decode()
 
     def type(self, keys: bytes) -> None:
         os.write(self.master, keys)
