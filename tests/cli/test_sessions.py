@@ -123,7 +123,7 @@ def on_terminal(alcove: Cli, *words: str, failing: bool = False, **variables: st
     environment = alcove.environment | {"COLUMNS": "200"} | variables
     process = subprocess.Popen([*alcove.command, *words], env=environment, stdin=slave, stdout=slave, stderr=slave)
     try:
-        seen = read_until(master, b"alcove create" if failing else b"markup")
+        seen = read_until(master, b"alcove create" if failing else b"markup[/red]")
         assert process.wait(WITHIN) == (125 if failing else 0)
         return seen + rest(master)
     finally:
