@@ -284,14 +284,18 @@ class Execution:
                 held.append(capture.fd)
         if held and not self._timed_out:
             self._leave(held)
-        (stdout, stdout_omitted), (stderr, stderr_omitted) = (capture.result() for capture in self._captures.values())
+        stdout, stderr = (capture.result() for capture in self._captures.values())
+        return self._told(status, stdout, stderr)
+
+    def _told(self, status: int | None, stdout: tuple[bytes, int], stderr: tuple[bytes, int]) -> Outcome:
+        """The outcome, with what was kept of each stream and how much of it was left out."""
         return Outcome(
             status=status,
             timed_out=self._timed_out,
-            stdout=stdout,
-            stderr=stderr,
-            stdout_omitted=stdout_omitted,
-            stderr_omitted=stderr_omitted,
+            stdout=stdout[0],
+            stderr=stderr[0],
+            stdout_omitted=stdout[1],
+            stderr_omitted=stderr[1],
         )
 
     def _close(self) -> None:

@@ -270,15 +270,7 @@ class Relay(Execution):
             if flow.failure and flow.failure.errno != errno.EPIPE:
                 raise SandboxIoError(f"the command's output could not be written: {flow.failure.strerror}")
         kept = [flow.capture.result() if isinstance(flow, Kept) else (b"", 0) for flow in self._outgoing]
-        (stdout, stdout_omitted), (stderr, stderr_omitted) = kept
-        return Outcome(
-            status=status,
-            timed_out=self._timed_out,
-            stdout=stdout,
-            stderr=stderr,
-            stdout_omitted=stdout_omitted,
-            stderr_omitted=stderr_omitted,
-        )
+        return self._told(status, *kept)
 
     def _close(self) -> None:
         super()._close()

@@ -102,14 +102,7 @@ class TerminalRelay(Relay):
             self._kill()
 
     def _outcome(self, status: int | None) -> Outcome:
-        return Outcome(
-            status=status,
-            timed_out=self._timed_out,
-            stdout=b"",
-            stderr=b"",
-            stdout_omitted=0,
-            stderr_omitted=0,
-        )
+        return self._told(status, (b"", 0), (b"", 0))
 
     def _close(self) -> None:
         self._resizing.listener = None
