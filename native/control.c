@@ -2,7 +2,6 @@
  * spawners, and ends everything when one of its own dies or the owner says so (SIGTERM). */
 #include "session.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -52,7 +51,7 @@ static void end_cell(struct warden *warden)
 
 static _Noreturn void end(struct warden *warden)
 {
-    close(FD_CONTROL);
+    close(warden->control);
     end_cell(warden);
     kill(warden->spawner, SIGKILL);
     for (int i = 0; i < SPAWNERS; i++)
@@ -93,13 +92,11 @@ static int counts(int proc, const char *pid)
 static uint32_t count_processes(void)
 {
     uint32_t count = 0;
-    DIR *proc = opendir("/proc");
-    struct dirent *entry;
-    while (proc && (entry = readdir(proc)))
-        if (entry->d_name[0] >= '1' && entry->d_name[0] <= '9' && strcmp(entry->d_name, "1") != 0)
-            count += (uint32_t)counts(dirfd(proc), entry->d_name);
-    if (proc)
-        closedir(proc);
+    struct processes processes;
+    processes_begin(&processes);
+    for (const char *pid; (pid = processes_next(&processes));)
+        if (strcmp(pid, "1") != 0)
+            count += (uint32_t)counts(processes.proc, pid);
     return count;
 }
 
@@ -135,10 +132,12 @@ static const char *spawn_spawner(struct warden *warden, const struct op *op, int
     return "";
 }
 
-static void answer(struct warden *warden, int client, const struct op *op, const int *fds, int count)
+static void answer(struct warden *warden, int client, const struct op *op, struct plan_cursor *rest, const int *fds,
+                   int count)
 {
     struct control_reply reply = {0};
     const char *step = "";
+    int passed[MESSAGE_FDS], passing = 0; /* sockets that go back with the reply */
     errno = 0;
     if (op->kind == OP_ATTACH)
         step = attach(&warden->view, op, count ? fds[0] : -1);
@@ -149,6 +148,8 @@ static void answer(struct warden *warden, int client, const struct op *op, const
     else if (op->kind == OP_DRAIN)
         for (int i = 0; i < count; i++)
             add(&drains, dup(fds[i]));
+    else if (op->kind == OP_NETWORK)
+        step = network_serve(rest, passed, &passing);
     else if (op->kind == OP_END)
         end_cell(warden);
     else
@@ -157,12 +158,13 @@ static void answer(struct warden *warden, int client, const struct op *op, const
         reply.error = errno ? errno : EINVAL;
         snprintf(reply.step, sizeof reply.step, "%s", step);
     }
-    send(client, &reply, sizeof reply, MSG_NOSIGNAL | MSG_DONTWAIT);
+    message_send(client, &reply, sizeof reply, passed, passing);
+    network_sent(passed, passing);
     if (op->kind == OP_END)
         end(warden); /* the caller removes the session's files while our mounts come down */
 }
 
-/* 0 when the client is gone. */
+/* 0 when the client is gone, or speaks another language. */
 static int serve_client(struct warden *warden, int client)
 {
     static char data[16384];
@@ -173,11 +175,12 @@ static int serve_client(struct warden *warden, int client)
     struct plan request = {data, size > 0 ? (size_t)size : 0};
     struct plan_cursor cursor = plan_begin(&request);
     struct op op;
-    if (size > 0 && plan_check(&request) == 0 && plan_next(&cursor, &op) == 1)
-        answer(warden, client, &op, fds, count);
+    int good = size > 0 && plan_check(&request) == 0 && plan_next(&cursor, &op) == 1;
+    if (good)
+        answer(warden, client, &op, &cursor, fds, count);
     for (int i = 0; i < count; i++)
         close(fds[i]);
-    return size > 0;
+    return good;
 }
 
 /* ---- pipes that outlive their command ---- */
@@ -211,7 +214,7 @@ void control_serve(struct warden *warden)
         long pause = quiet_until - now_ms();
         int draining = pause <= 0, count = 0;
         polled[count++] = (struct pollfd){.fd = signals, .events = POLLIN};
-        polled[count++] = (struct pollfd){.fd = FD_CONTROL, .events = POLLIN};
+        polled[count++] = (struct pollfd){.fd = warden->control, .events = POLLIN};
         for (int i = 0; i < clients.count; i++)
             polled[count++] = (struct pollfd){.fd = clients.fds[i], .events = POLLIN};
         int first_drain = count;
@@ -237,7 +240,7 @@ void control_serve(struct warden *warden)
             if (polled[2 + i].revents && !serve_client(warden, clients.fds[i]))
                 drop(&clients, i);
         if (polled[1].revents) {
-            int client = accept4(FD_CONTROL, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+            int client = accept4(warden->control, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
             if (client >= 0)
                 add(&clients, client);
         }

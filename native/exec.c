@@ -2,13 +2,11 @@
  * The monitor answers on the caller's own connection; that connection's end is the order to kill the whole tree. */
 #include "session.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
@@ -292,34 +290,27 @@ static void kill_children(void)
         kill(-1, SIGKILL); /* CONFIG_PROC_CHILDREN is off: all or nothing */
         return;
     }
-    for (char *at = list, *end; *at; at = end) {
-        long pid = strtol(at, &end, 10);
-        if (end == at)
-            break;
-        if (pid > 0)
-            kill((pid_t)pid, SIGKILL);
-    }
+    const char *at = list;
+    for (pid_t pid; (pid = number_read(&at)) > 0;)
+        kill(pid, SIGKILL);
 }
 
 /* One look at the parents of every process of the cell; the number of them. */
 static int look(struct kin *kin)
 {
     int count = 0;
-    DIR *proc = opendir("/proc");
-    struct dirent *entry;
-    while (proc && (entry = readdir(proc)) && count < MOST_KIN) {
-        char path[300], stat[512];
-        if (entry->d_name[0] < '1' || entry->d_name[0] > '9')
-            continue;
-        snprintf(path, sizeof path, "/proc/%s/stat", entry->d_name);
+    struct processes processes;
+    processes_begin(&processes);
+    for (const char *pid; (pid = processes_next(&processes));) {
+        char path[64], stat[512];
+        snprintf(path, sizeof path, "/proc/%s/stat", pid);
         const char *end = read_file(path, stat, sizeof stat) > 0 ? strrchr(stat, ')') : NULL;
-        int parent;
-        char state;
-        if (end && sscanf(end + 1, " %c %d", &state, &parent) == 2)
-            kin[count++] = (struct kin){(pid_t)strtol(entry->d_name, NULL, 10), parent, 0};
+        if (!end || strlen(end) < 5 || count == MOST_KIN)
+            continue;
+        end += 4; /* the state lies between */
+        int parent = number_read(&end);
+        kin[count++] = (struct kin){number_read(&pid), parent, 0};
     }
-    if (proc)
-        closedir(proc);
     return count;
 }
 

@@ -25,17 +25,17 @@ static void write_map(const struct plan *plan, int proc, pid_t pid, uint32_t kin
     write_proc(proc, path, text, file);
 }
 
-static void write_maps(const struct plan *plan, int proc, pid_t warden)
+static void write_maps(const struct plan *plan, int proc, pid_t init)
 {
     struct op op;
     plan_find(plan, OP_MAP_GID, &op);
     if (op.v0 == 1) { /* user_namespaces(7): without CAP_SETGID outside, gid_map needs setgroups denied */
         char path[64];
-        snprintf(path, sizeof path, "%d/setgroups", (int)warden);
+        snprintf(path, sizeof path, "%d/setgroups", (int)init);
         write_proc(proc, path, "deny", "setgroups");
     }
-    write_map(plan, proc, warden, OP_MAP_UID, "uid_map");
-    write_map(plan, proc, warden, OP_MAP_GID, "gid_map");
+    write_map(plan, proc, init, OP_MAP_UID, "uid_map");
+    write_map(plan, proc, init, OP_MAP_GID, "gid_map");
 }
 
 int hostside_owner_userns(uint32_t uid_on_disk, uint32_t uid_inside, uint32_t gid_on_disk, uint32_t gid_inside)
@@ -95,14 +95,25 @@ failed:;
     return -1;
 }
 
+/* The caller's message: the listening sockets, the warden's and the spawner's. */
+static void receive_listeners(int *listeners)
+{
+    char byte;
+    int count = 2;
+    if (message_receive(FD_SETUP, &byte, 1, listeners, &count) != 1 || count != 2)
+        _exit(1); /* the caller has given up */
+}
+
 /* One byte for each handed-over operation (1: its descriptor came along, 0: optional and absent). */
-static size_t make_trees(const struct plan *plan, int userns, char *present, int *trees, int *count)
+static size_t make_trees(const struct plan *plan, int userns, int *listeners, char *present, int *trees, int *count)
 {
     size_t asked = 0;
     struct plan_cursor cursor = plan_begin(plan);
     struct op op;
     *count = 0;
     while (plan_next(&cursor, &op) == 1) {
+        if (op.kind == OP_AWAIT)
+            receive_listeners(listeners);
         if (op.kind != OP_TREE || !(op.flags & TREE_HOST))
             continue;
         errno = E2BIG;
@@ -125,12 +136,12 @@ static struct {
     int fd;
 } joined[] = {{CLONE_NEWUSER, "user", -1}, {CLONE_NEWIPC, "ipc", -1}, {CLONE_NEWUTS, "uts", -1}};
 
-static void open_namespaces(uint64_t mask, int proc, pid_t warden)
+static void open_namespaces(uint64_t mask, int proc, pid_t init)
 {
     for (size_t i = 0; i < sizeof joined / sizeof *joined; i++)
         if (mask & joined[i].flag) {
             char path[64];
-            snprintf(path, sizeof path, "%d/ns/%s", (int)warden, joined[i].name);
+            snprintf(path, sizeof path, "%d/ns/%s", (int)init, joined[i].name);
             CHECK(joined[i].fd = openat(proc, path, O_RDONLY | O_CLOEXEC), "open namespace", joined[i].name);
         }
 }
@@ -144,20 +155,20 @@ static void join_namespaces(void)
         }
 }
 
-void hostside_serve(const struct plan *plan, int socket, int proc, uint64_t namespaces)
+int hostside_serve(const struct plan *plan, int socket, int proc, pid_t init, uint64_t namespaces)
 {
-    char byte, present[MESSAGE_FDS];
-    int none = 0, trees[MESSAGE_FDS], count;
-    if (message_receive(socket, &byte, 1, NULL, &none) != 1)
-        _exit(1); /* the warden has reported why */
-    pid_t warden = getppid();
-    write_maps(plan, proc, warden);
-    open_namespaces(namespaces, proc, warden);
-    /* from then on the warden is not dumpable, and its namespaces cannot be opened from here any more */
+    char present[MESSAGE_FDS];
+    int trees[MESSAGE_FDS], listeners[2] = {-1, -1}, count;
+    write_maps(plan, proc, init);
+    open_namespaces(namespaces, proc, init);
+    /* from then on init is not dumpable, and its namespaces cannot be opened from here any more */
     CHECK(message_send(socket, "M", 1, NULL, 0), "socket", "maps");
-    size_t asked = make_trees(plan, joined[0].fd, present, trees, &count);
+    size_t asked = make_trees(plan, joined[0].fd, listeners, present, trees, &count);
+    CHECK(message_send(socket, "c", 1, listeners, 1), "socket", "hand over the control socket");
     CHECK(message_send(socket, present, asked, trees, count), "socket", "hand over the mounts");
+    close(listeners[0]);
     for (int i = 0; i < count; i++)
         close(trees[i]);
     join_namespaces();
+    return listeners[1];
 }

@@ -44,24 +44,7 @@ static void loopback_up(void)
     close(fd);
 }
 
-static void make_network(const struct plan *plan, int host_proc)
-{
-    struct op op;
-    plan_find(plan, OP_NAMESPACES, &op);
-    if (!(op.v0 & compiled_in() & CLONE_NEWNET))
-        return;
-    CHECK(unshare(CLONE_NEWNET), "unshare", "net");
-    loopback_up();
-    struct plan_cursor cursor = plan_begin(plan);
-    while (plan_next(&cursor, &op) == 1)
-        if (op.kind == OP_SYSCTL) {
-            char path[128];
-            snprintf(path, sizeof path, "sys/%s", op.s0);
-            write_proc(host_proc, path, op.s1, "sysctl");
-        }
-}
-
-/* Until the warden has its maps, and with them a mount namespace for us. */
+/* Until there is a plan, with id maps and a mount namespace for us. */
 static void enter(int socket)
 {
     int mountns, count = 1;
@@ -73,11 +56,14 @@ static void enter(int socket)
     die_with_parent("init");
 }
 
-void init_main(const struct plan *plan, int host_proc, int socket, int reaped)
+void init_main(int host_proc, int socket, int reaped, int network)
 {
     title_set("alcove-init");
     die_with_parent("init");
-    make_network(plan, host_proc);
+    if (network) {
+        CHECK(unshare(CLONE_NEWNET), "unshare", "net");
+        loopback_up();
+    }
     enter(socket);
     int fds[3] = {open_namespace(host_proc, "pid"), open_namespace(host_proc, "net"), mount_proc()};
     CHECK(fds[2], "mount", "proc");

@@ -4,7 +4,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -16,15 +15,8 @@
 #define ALCOVE_BUILD_OPTIONS "by hand"
 #endif
 
-/* Waits for the caller's message; its descriptors land on the numbers of session.h, since all others are closed. */
 static int load_plan(struct plan *plan)
 {
-    char byte;
-    int fds[FD_USERNS - FD_SETUP], count = FD_USERNS - FD_SETUP;
-    sys_close_range(FD_PLAN, ~0U, 0);
-    fcntl(FD_SETUP, F_SETFD, FD_CLOEXEC);
-    if (message_receive(FD_SETUP, &byte, 1, fds, &count) != 1 || count < 3 || fds[0] != FD_PLAN)
-        return -1;
     struct stat found;
     if (fstat(FD_PLAN, &found) < 0 || found.st_size <= 0)
         return -1;
@@ -35,13 +27,18 @@ static int load_plan(struct plan *plan)
     return plan_check(plan);
 }
 
-/* A mount for a live session that only the caller's own credentials can make: sent to the warden. */
+/* A mount for a live session that only the caller's own credentials can make: sent to the warden, to which the caller
+ * gives us a connection. Then come the source, and the session's user namespace. */
 static int porter_main(const struct plan *plan)
 {
     struct op op;
     struct control_reply reply = {0};
+    char byte;
+    int fds[3], count = 3;
+    if (message_receive(FD_SETUP, &byte, 1, fds, &count) != 1 || count != 3)
+        return 2;
     plan_find(plan, OP_ATTACH, &op);
-    int tree = hostside_tree(&op, "", FD_EXEC, op.flags & TREE_IDMAP ? FD_USERNS : -1);
+    int tree = hostside_tree(&op, "", fds[1], op.flags & TREE_IDMAP ? fds[2] : -1);
     if (tree < 0) {
         reply.error = errno;
         snprintf(reply.step, sizeof reply.step, "%s", op.flags & TREE_IDMAP_OWNER ? "idmapped mount" : "source");
@@ -50,8 +47,8 @@ static int porter_main(const struct plan *plan)
     }
     int none = 0;
     errno = 0;
-    if (message_send(FD_CONTROL, plan->data, plan->size, &tree, 1) < 0 ||
-        message_receive(FD_CONTROL, &reply, sizeof reply, NULL, &none) != (ssize_t)sizeof reply) {
+    if (message_send(fds[0], plan->data, plan->size, &tree, 1) < 0 ||
+        message_receive(fds[0], &reply, sizeof reply, NULL, &none) != (ssize_t)sizeof reply) {
         reply.error = errno ? errno : ECONNRESET; /* it ended, or answered short: nothing is known to be mounted */
         snprintf(reply.step, sizeof reply.step, "warden");
     }
@@ -62,18 +59,20 @@ static int porter_main(const struct plan *plan)
 int main(int argc, char **argv)
 {
     if (argc == 2 && strcmp(argv[1], "--version") == 0) {
-        puts("alcove-warden " ALCOVE_VERSION " " ALCOVE_BUILD_OPTIONS);
-        return 0;
+        return dprintf(1, "alcove-warden %s %s\n", ALCOVE_VERSION, ALCOVE_BUILD_OPTIONS) < 0;
     }
     if (argc == 3 && strcmp(argv[1], "--probe") == 0)
         return probe_main(argv[2]);
     struct plan plan;
-    if (load_plan(&plan) < 0) {
-        fprintf(stderr, "alcove-warden: nobody sent a plan; the `alcove` command and library start this program\n");
+    sys_close_range(FD_PLAN + 1, ~0U, 0);
+    fcntl(FD_SETUP, F_SETFD, FD_CLOEXEC);
+    fcntl(FD_PLAN, F_SETFD, FD_CLOEXEC);
+    title_keep(argc, argv);
+    if (argc < 3 || load_plan(&plan) < 0) {
+        dprintf(2, "alcove-warden: nobody sent a plan; the `alcove` command and library start this program\n");
         return 2;
     }
-    title_keep(argc, argv);
-    if (argc > 2 && strcmp(argv[2], "porter") == 0)
+    if (strcmp(argv[2], "porter") == 0)
         return porter_main(&plan);
     warden_main(&plan);
 }

@@ -42,6 +42,43 @@ int mount_move(int tree, int root, const char *path)
     return moved;
 }
 
+/* Most mounts of a plan lie side by side (/dev, /proc): the directory above is looked up once for all of them. A last
+ * component is never followed, so it needs no openat2. */
+static void forget_parent(struct mounts *mounts)
+{
+    if (mounts->parent_length)
+        close(mounts->parent);
+    mounts->parent_length = 0;
+}
+
+static int open_parent(struct mounts *mounts, const char *path, size_t length)
+{
+    if (length == mounts->parent_length && memcmp(path, mounts->parent_path, length) == 0)
+        return mounts->parent;
+    forget_parent(mounts);
+    if (length >= sizeof mounts->parent_path) {
+        errno = ENAMETOOLONG;
+        return -1;
+    }
+    memcpy(mounts->parent_path, path, length);
+    mounts->parent_path[length] = '\0';
+    mounts->parent = open_in_root(mounts->root, mounts->parent_path);
+    mounts->parent_length = mounts->parent < 0 ? 0 : length;
+    return mounts->parent;
+}
+
+static int place(struct mounts *mounts, int tree, const char *path)
+{
+    const char *slash = strrchr(path, '/');
+    int parent = slash && slash > path ? open_parent(mounts, path, (size_t)(slash - path)) : mounts->root;
+    if (parent < 0)
+        return -1;
+    int moved = sys_move_mount(tree, "", parent, slash ? slash + 1 : path, SYS_MOVE_MOUNT_F_EMPTY_PATH);
+    if (strncmp(path, mounts->parent_path, strlen(path)) == 0)
+        forget_parent(mounts); /* what was looked up there lies beneath this mount now */
+    return moved;
+}
+
 static int set_number(int fs, const char *key, unsigned long long value, const char *format)
 {
     char text[32];
@@ -87,11 +124,9 @@ void mounts_begin(const struct plan *plan, struct mounts *mounts)
 
 static void build_directory(const struct op *op, const struct mounts *mounts)
 {
-    if (mkdirat(mounts->root, op->s0, op->n0) == 0) {
-        CHECK(fchmodat(mounts->root, op->s0, op->n0, 0), "chmod", op->s0);
-        return;
-    }
     struct stat found;
+    if (mkdirat(mounts->root, op->s0, op->n0) == 0)
+        return;
     if (errno == EEXIST && fstatat(mounts->root, op->s0, &found, AT_SYMLINK_NOFOLLOW) == 0 && S_ISDIR(found.st_mode))
         return;
     fail("mkdir", op->s0);
@@ -99,9 +134,13 @@ static void build_directory(const struct op *op, const struct mounts *mounts)
 
 static void build_file(const struct op *op, const struct mounts *mounts)
 {
+    if (op->len1 == 0) { /* a mount point */
+        CHECK(mknodat(mounts->root, op->s0, S_IFREG | op->n0, 0), "create", op->s0);
+        return;
+    }
     int fd = openat(mounts->root, op->s0, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, op->n0);
     CHECK(fd, "create", op->s0);
-    if (op->len1 && write(fd, op->s1, op->len1) != (ssize_t)op->len1)
+    if (write(fd, op->s1, op->len1) != (ssize_t)op->len1)
         fail("write", op->s0);
     close(fd);
 }
@@ -109,17 +148,34 @@ static void build_file(const struct op *op, const struct mounts *mounts)
 /* In plan order; waited for as late as possible, since they are made while we build what needs none. */
 static void receive_trees(struct mounts *mounts)
 {
-    int count = MESSAGE_FDS;
+    int count = 1;
+    char byte;
+    if (message_receive(mounts->spawner, &byte, 1, &mounts->control, &count) != 1 || count != 1)
+        _exit(1); /* the spawner has reported why */
+    count = MESSAGE_FDS;
     if (message_receive(mounts->spawner, mounts->present, sizeof mounts->present, mounts->trees, &count) < 1)
         _exit(1); /* the spawner has reported why */
     mounts->handed = 1;
 }
 
-static int take_tree(struct mounts *mounts)
+static void await_directories(struct mounts *mounts)
 {
     if (!mounts->handed)
         receive_trees(mounts);
+}
+
+static int take_tree(struct mounts *mounts)
+{
+    await_directories(mounts);
     return mounts->present[mounts->asked++] ? mounts->trees[mounts->taken++] : -1;
+}
+
+/* What is staged lies over a place of the host's root, and goes away with it. */
+static int put(const struct op *op, struct mounts *mounts, int tree, const char *path)
+{
+    if (op->flags & TREE_STAGE)
+        return sys_move_mount(tree, "", AT_FDCWD, path, SYS_MOVE_MOUNT_F_EMPTY_PATH);
+    return place(mounts, tree, path);
 }
 
 static void build_tree(const struct op *op, struct mounts *mounts)
@@ -129,30 +185,27 @@ static void build_tree(const struct op *op, struct mounts *mounts)
     if (tree < 0 && errno == ENOENT && (op->flags & TREE_OPTIONAL))
         return;
     CHECK(tree, "mount", op->s0);
-    if (op->flags & TREE_STAGE)
-        CHECK(sys_move_mount(tree, "", AT_FDCWD, op->s1, SYS_MOVE_MOUNT_F_EMPTY_PATH), "move_mount", op->s1);
-    else
-        CHECK(mount_move(tree, mounts->root, op->s1), "move_mount", op->s1);
+    CHECK(put(op, mounts, tree, op->s1), "move_mount", op->s1);
     close(tree);
 }
 
-static void build_tmpfs(const struct op *op, const struct mounts *mounts)
+static void build_tmpfs(const struct op *op, struct mounts *mounts)
 {
     int mount = tmpfs(op->v0, op->v1, op->n0, mount_attributes(op->flags));
     CHECK(mount, "mount", op->s0);
-    CHECK(mount_move(mount, mounts->root, op->s0), "move_mount", op->s0);
+    CHECK(place(mounts, mount, op->s0), "move_mount", op->s0);
     close(mount);
 }
 
-static void build_writable(const struct op *op, const struct mounts *mounts)
+static void build_writable(const struct op *op, struct mounts *mounts)
 {
     int view = sys_open_tree(mounts->scratch, op->s0, SYS_OPEN_TREE_CLONE | SYS_OPEN_TREE_CLOEXEC);
     CHECK(view, "mount", op->s0);
-    CHECK(mount_move(view, mounts->root, op->s0), "move_mount", op->s0);
+    CHECK(place(mounts, view, op->s0), "move_mount", op->s0);
     close(view);
 }
 
-static void build_devpts(const struct op *op, const struct mounts *mounts)
+static void build_devpts(const struct op *op, struct mounts *mounts)
 {
     int fs = sys_fsopen("devpts", SYS_FSOPEN_CLOEXEC);
     CHECK(fs, "mount", "devpts");
@@ -161,7 +214,7 @@ static void build_devpts(const struct op *op, const struct mounts *mounts)
     CHECK(sys_fsconfig(fs, SYS_FSCONFIG_SET_STRING, "mode", "0620", 0), "mount", "devpts mode");
     int mount = mount_detached(fs, SYS_MOUNT_ATTR_NOSUID | SYS_MOUNT_ATTR_NOEXEC);
     CHECK(mount, "mount", "devpts");
-    CHECK(mount_move(mount, mounts->root, op->s0), "move_mount", op->s0);
+    CHECK(place(mounts, mount, op->s0), "move_mount", op->s0);
     close(mount);
 }
 
@@ -170,7 +223,7 @@ static void set_overlay(int fs, const char *key, const char *value)
     CHECK(sys_fsconfig(fs, SYS_FSCONFIG_SET_STRING, key, value, 0), "overlay option", key);
 }
 
-static void build_overlay(const struct op *op, const struct op *layers, const struct mounts *mounts)
+static void build_overlay(const struct op *op, const struct op *layers, struct mounts *mounts)
 {
     int fs = sys_fsopen("overlay", SYS_FSOPEN_CLOEXEC);
     CHECK(fs, "mount", "overlay");
@@ -185,7 +238,7 @@ static void build_overlay(const struct op *op, const struct op *layers, const st
     CHECK(sys_fsconfig(fs, SYS_FSCONFIG_SET_FLAG, "userxattr", NULL, 0), "overlay option", "userxattr");
     int mount = mount_detached(fs, mount_attributes(op->flags));
     CHECK(mount, "overlay", op->s0);
-    CHECK(mount_move(mount, mounts->root, op->s0), "move_mount", op->s0);
+    CHECK(put(op, mounts, mount, op->s0), "move_mount", op->s0);
     close(mount);
 }
 
@@ -198,7 +251,7 @@ static void build_proc(const struct op *op, struct mounts *mounts)
         _exit(1); /* init has reported why */
     mounts->pidns = fds[0];
     mounts->netns = fds[1];
-    CHECK(mount_move(fds[2], mounts->root, op->s0), "move_mount", op->s0);
+    CHECK(place(mounts, fds[2], op->s0), "move_mount", op->s0);
     close(fds[2]);
 }
 
@@ -206,6 +259,7 @@ void mounts_build(const struct plan *plan, struct mounts *mounts)
 {
     struct plan_cursor cursor = plan_begin(plan);
     struct op op, layers;
+    umask(0); /* modes are the plan's */
     while (plan_next(&cursor, &op) == 1) {
         switch (op.kind) {
         case OP_DIRECTORY: build_directory(&op, mounts); break;
@@ -215,6 +269,7 @@ void mounts_build(const struct plan *plan, struct mounts *mounts)
         case OP_TMPFS: build_tmpfs(&op, mounts); break;
         case OP_WRITABLE: build_writable(&op, mounts); break;
         case OP_PROC: build_proc(&op, mounts); break;
+        case OP_AWAIT: await_directories(mounts); break;
         case OP_DEVPTS: build_devpts(&op, mounts); break;
         case OP_OVERLAY: {
             struct plan_cursor rest = cursor;
@@ -226,8 +281,7 @@ void mounts_build(const struct plan *plan, struct mounts *mounts)
         default: break;
         }
     }
-    if (!mounts->handed)
-        receive_trees(mounts);
+    umask(077);
 }
 
 int mount_proc(void)
@@ -244,27 +298,37 @@ enum { MASKING = 0 };
 enum { MASKING = 1 };
 #endif
 
-static void mask(const struct op *op, const struct mounts *mounts)
+/* A read-only cover of the kind of what it hides. The first of a kind is made; the others are clones of that one. */
+static int cover(const struct mounts *mounts, int directory)
+{
+    if (mounts->covers[directory])
+        return sys_open_tree(mounts->root, mounts->covers[directory], SYS_OPEN_TREE_CLONE | SYS_OPEN_TREE_CLOEXEC);
+    int first = directory
+        ? sys_open_tree(mounts->scratch, mounts->empty, SYS_OPEN_TREE_CLONE | SYS_OPEN_TREE_CLOEXEC)
+        : sys_open_tree(mounts->root, "dev/null", SYS_OPEN_TREE_CLONE | SYS_OPEN_TREE_CLOEXEC);
+    return first < 0 || mount_set(first, SYS_MOUNT_ATTR_RDONLY, 0) < 0 ? -1 : first;
+}
+
+static void mask(const struct op *op, struct mounts *mounts)
 {
     struct stat found;
     if (fstatat(mounts->root, op->s0, &found, AT_SYMLINK_NOFOLLOW) < 0)
         return; /* this kernel has no such file */
-    int cover = S_ISDIR(found.st_mode)
-        ? sys_open_tree(mounts->scratch, mounts->empty, SYS_OPEN_TREE_CLONE | SYS_OPEN_TREE_CLOEXEC)
-        : sys_open_tree(mounts->root, "dev/null", SYS_OPEN_TREE_CLONE | SYS_OPEN_TREE_CLOEXEC);
-    CHECK(cover, "mask", op->s0);
-    CHECK(mount_set(cover, SYS_MOUNT_ATTR_RDONLY, 0), "mask", op->s0);
-    CHECK(mount_move(cover, mounts->root, op->s0), "mask", op->s0);
-    close(cover);
+    int directory = S_ISDIR(found.st_mode);
+    int tree = cover(mounts, directory);
+    CHECK(tree, "mask", op->s0);
+    CHECK(place(mounts, tree, op->s0), "mask", op->s0);
+    close(tree);
+    mounts->covers[directory] = op->s0;
 }
 
-static void readonly(const struct op *op, const struct mounts *mounts)
+static void readonly(const struct op *op, struct mounts *mounts)
 {
     int view = sys_open_tree(mounts->root, op->s0, SYS_OPEN_TREE_CLONE | SYS_OPEN_TREE_CLOEXEC | SYS_AT_RECURSIVE);
     CHECK(view, "read-only view", op->s0);
     CHECK(mount_set(view, SYS_MOUNT_ATTR_RDONLY | SYS_MOUNT_ATTR_NOSUID | SYS_MOUNT_ATTR_NODEV | SYS_MOUNT_ATTR_NOEXEC,
                     1), "read-only view", op->s0);
-    CHECK(mount_move(view, mounts->root, op->s0), "read-only view", op->s0);
+    CHECK(place(mounts, view, op->s0), "read-only view", op->s0);
     close(view);
 }
 
@@ -282,6 +346,7 @@ void mounts_mask(const struct plan *plan, struct mounts *mounts)
         else if (op.kind == OP_SEAL)
             CHECK(mount_set(mounts->root, SYS_MOUNT_ATTR_RDONLY, 0), "read-only root", "");
     }
+    forget_parent(mounts);
 }
 
 void mounts_pivot(void)

@@ -7,7 +7,8 @@ enum { HEADER = 40 };
 
 static int is_blob(uint32_t kind)
 {
-    return kind == OP_SECCOMP || kind == OP_ARGV || kind == OP_ENV || kind == OP_FALLBACK_ARGV;
+    return kind == OP_SECCOMP || kind == OP_ARGV || kind == OP_ENV || kind == OP_FALLBACK_ARGV ||
+           kind == OP_NETLINK;
 }
 
 static uint32_t u32(const char *from)

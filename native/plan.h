@@ -25,6 +25,7 @@ enum op_kind {
     OP_LANDLOCK_RULE,  /* s0 path, v0 allowed_access */
     OP_SECCOMP,        /* n0 variant (0 default, 1 debug), s0: struct sock_filter[] */
     OP_OOM_SCORE,      /* n0: oom_score_adj of everything in the cell */
+    OP_AWAIT,          /* what follows is in the session's directories: wait for the caller to have made them */
 
     /* the root file system, in order */
     OP_ROOT = 32, /* v0 bytes, v1 inodes */
@@ -58,6 +59,9 @@ enum op_kind {
     OP_STATUS,      /* how many processes live in the cell */
     OP_END,         /* kill every process of the cell, answer, and end */
     OP_SPAWNER,     /* n0 seccomp variant: start another spawner on the listening socket that came along */
+    OP_NETWORK,     /* the following two, in the session's net namespace; the sockets go back with the reply */
+    OP_NETLINK,     /* n0 protocol, s0 one datagram whose last message asks for an acknowledgement */
+    OP_SOCKET,      /* n0 type, v0 family, n1 port on its loopback (the same socket for ever), or 0: not bound */
 
     OP_FAULT = 128, /* test builds: s0 point, s1 action */
 };

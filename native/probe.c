@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/filter.h>
+#include <linux/netlink.h>
 #include <linux/seccomp.h>
 #include <net/if.h>
 #include <signal.h>
@@ -20,20 +21,16 @@
 #include <sys/stat.h>
 #include <sys/wait.h>
 
-#ifndef SYS_pidfd_open
-#define SYS_pidfd_open 434
-#endif
-
 enum { FIRST_ID = 0x20000000, IDS = 65536 }; /* as src/alcove/local/store.py gives them to root's first session */
 
 enum fact {
     CLONE3, INTO_CGROUP, PIDFD, OPENAT2, CLOSE_RANGE, NNP, SECCOMP, LANDLOCK, HOST_TREE,
-    USERNS, UID_MAP, GID_MAP, SET_IDS, MOUNTNS, NETNS, LOOPBACK, IPCNS, UTSNS, TREE, ROOT, OVERLAY, DEVPTS, PIDNS, PROC,
+    USERNS, UID_MAP, GID_MAP, SET_IDS, MOUNTNS, NETNS, LOOPBACK, REDIRECT, IPCNS, UTSNS, TREE, ROOT, OVERLAY, DEVPTS, PIDNS, PROC,
     PIVOT, CGROUPNS, CELLNS, FACTS
 };
 static const char *const names[FACTS] = {
     "clone3", "clone_into_cgroup", "pidfd", "openat2", "close_range", "no_new_privs", "seccomp", "landlock_enforce",
-    "host_tree", "userns", "uid_map", "gid_map", "set_ids", "mountns", "netns", "loopback", "ipcns", "utsns", "tree",
+    "host_tree", "userns", "uid_map", "gid_map", "set_ids", "mountns", "netns", "loopback", "redirect", "ipcns", "utsns", "tree",
     "root", "overlay", "devpts", "pidns", "proc", "pivot_root", "cgroupns", "cellns",
 };
 static int *facts; /* shared with the children */
@@ -91,9 +88,9 @@ static void try_calls(void)
 {
     struct sys_open_how how = {.flags = O_PATH | O_CLOEXEC,
                                .resolve = SYS_RESOLVE_IN_ROOT | SYS_RESOLVE_NO_MAGICLINKS};
-    tell(PIDFD, syscall(SYS_pidfd_open, getpid(), 0));
+    tell(PIDFD, sys_pidfd_open(getpid(), 0));
     tell(OPENAT2, sys_openat2(AT_FDCWD, "/", &how));
-    tell(CLOSE_RANGE, sys_close_range(FD_USERNS + 1, ~0U, 0));
+    tell(CLOSE_RANGE, sys_close_range(FD_PLAN + 1, ~0U, 0));
     if (geteuid() == 0) { /* a plain user's trees are cloned inside: TREE */
         struct op usr = {.flags = TREE_RDONLY | TREE_NOSUID | TREE_NODEV};
         tell(HOST_TREE, hostside_tree(&usr, "/usr", AT_FDCWD, -1));
@@ -159,6 +156,15 @@ static void try_loopback(void)
         tell(LOOPBACK, ioctl(fd, SIOCSIFFLAGS, &request));
 }
 
+static char redirects[4096]; /* a datagram for nftables, from standard input: what egress enforcement asks of it */
+static ssize_t redirects_size;
+
+static void try_redirect(void)
+{
+    if (redirects_size > 0)
+        tell(REDIRECT, network_configure(NETLINK_NETFILTER, redirects, (size_t)redirects_size));
+}
+
 static void try_root(void)
 {
     static const char *const small[][2] = {{"size", "65536"}, {0}};
@@ -189,8 +195,10 @@ static void try_cell(void)
         return;
     if (!tell(SET_IDS, setresgid(0, 0, 0)) || !tell(SET_IDS, setresuid(0, 0, 0)))
         return;
-    if (tell(NETNS, unshare(CLONE_NEWNET)))
+    if (tell(NETNS, unshare(CLONE_NEWNET))) {
         try_loopback();
+        try_redirect();
+    }
     tell(IPCNS, unshare(CLONE_NEWIPC));
     if (tell(UTSNS, unshare(CLONE_NEWUTS)))
         tell(UTSNS, sethostname("alcove", 6));
@@ -253,6 +261,7 @@ int probe_main(const char *directory)
         return 1;
     for (int i = 0; i < FACTS; i++)
         facts[i] = -1;
+    redirects_size = read(0, redirects, sizeof redirects);
     idmap_fd = open(directory, O_PATH | O_DIRECTORY | O_CLOEXEC);
     if (geteuid() == 0 && idmap_fd >= 0)
         in_child(try_idmap);
@@ -261,8 +270,8 @@ int probe_main(const char *directory)
     in_child(try_filters);
     cell();
     int landlock = sys_landlock_create_ruleset(NULL, 0, 1 /* LANDLOCK_CREATE_RULESET_VERSION */);
-    printf("landlock %d\nidmap %d\n", landlock < 0 ? 0 : landlock, facts[FACTS]);
+    dprintf(1, "landlock %d\nidmap %d\n", landlock < 0 ? 0 : landlock, facts[FACTS]);
     for (int i = 0; i < FACTS; i++)
-        printf("%s %d\n", names[i], facts[i]);
+        dprintf(1, "%s %d\n", names[i], facts[i]);
     return 0;
 }

@@ -8,14 +8,11 @@
 #include <stdint.h>
 #include <sys/types.h>
 
-/* The caller starts the binary with one socket, so that the program is loaded while the caller still prepares; a
- * message on it brings the other descriptors, in this order. */
+/* What the caller starts the binary with. It goes on preparing while we begin: one message then brings two listening
+ * sockets, the warden's and the spawner's, and says that the session's directories are there (OP_AWAIT). */
 enum {
-    FD_SETUP = 3,   /* SOCK_SEQPACKET: one message comes, one report goes back */
-    FD_PLAN = 4,    /* sealed memfd */
-    FD_CONTROL = 5, /* listening SOCK_SEQPACKET of the warden; porter: connected to it */
-    FD_EXEC = 6,    /* listening SOCK_SEQPACKET of the spawner; porter: the source, opened by the caller */
-    FD_USERNS = 7,  /* porter only: the session's user namespace, for a mount in its own ids */
+    FD_SETUP = 3, /* SOCK_SEQPACKET: one message comes, one report goes back */
+    FD_PLAN = 4,  /* sealed memfd */
 };
 
 /* ---- report.c: which step failed, and why ---- */
@@ -46,7 +43,8 @@ int message_send(int socket, const void *data, size_t size, const int *fds, int 
 ssize_t message_receive(int socket, void *data, size_t size, int *fds, int *count);
 
 /* ---- hostside.c: what only the caller's own credentials can do; runs in the spawner before it enters ---- */
-void hostside_serve(const struct plan *plan, int warden, int host_proc, uint64_t namespaces);
+/* Returns the spawner's listening socket, from the caller; the warden's own goes to the warden with the trees. */
+int hostside_serve(const struct plan *plan, int warden, int host_proc, pid_t init, uint64_t namespaces);
 int hostside_tree(const struct op *op, const char *path, int dirfd, int session_userns);
 int hostside_owner_userns(uint32_t uid_on_disk, uint32_t uid_inside, uint32_t gid_on_disk, uint32_t gid_inside);
 
@@ -61,7 +59,12 @@ struct mounts {
     int trees[MESSAGE_FDS];
     char present[MESSAGE_FDS];
     int handed;        /* they have come */
+    int control;       /* and with them the warden's listening socket */
     size_t asked, taken;
+    char parent_path[192]; /* the directory that the last mount was put into; parent_length 0: none */
+    size_t parent_length;
+    int parent;
+    const char *covers[2]; /* paths of a masked file and a masked directory, whose covers serve for the others */
 };
 void mounts_begin(const struct plan *plan, struct mounts *mounts); /* the new root, over the host's */
 void mounts_build(const struct plan *plan, struct mounts *mounts);
@@ -80,7 +83,7 @@ struct attach_view {
 const char *attach(const struct attach_view *view, const struct op *op, int tree);
 
 /* ---- init.c ---- */
-_Noreturn void init_main(const struct plan *plan, int host_proc, int socket, int reaped);
+_Noreturn void init_main(int host_proc, int socket, int reaped, int network);
 
 /* ---- confine.c: capabilities, no_new_privs, Landlock, seccomp, in that order ---- */
 void confine(const struct plan *plan, uint32_t seccomp_variant);
@@ -119,6 +122,17 @@ struct identity {
 };
 int identity_find(const char *user, struct identity *identity); /* 0, or -1 with errno */
 
+/* ---- processes.c: who is in /proc ---- */
+struct processes {
+    int proc; /* the directory, until the end of the walk */
+    long at, filled;
+    _Alignas(8) char data[2048];
+};
+void processes_begin(struct processes *processes);
+const char *processes_next(struct processes *processes); /* a pid; NULL at the end, and nothing is left open */
+/* The number there, of 9 digits at most, after blanks; *text is moved behind it. -1 when there is none. */
+int number_read(const char **text);
+
 /* ---- control.c: the warden's life after provisioning ---- */
 enum { MOST_HIERARCHIES = 16 };
 struct cgroup_doors {
@@ -129,6 +143,7 @@ struct warden {
     const struct plan *plan;
     struct cgroup_doors cgroups;
     pid_t init, spawner;
+    int control; /* its listening socket */
     int host_proc, cell_pidns, cell_netns, cell_userns, cell_cgroupns;
     struct attach_view view;
 };
@@ -138,6 +153,12 @@ struct control_reply {
     char step[64];
 };
 _Noreturn void control_serve(struct warden *warden);
+
+/* ---- network.c ---- */
+/* Serves what follows OP_NETWORK: "" or the step that failed with errno. fds has room for MESSAGE_FDS sockets. */
+const char *network_serve(struct plan_cursor *rest, int *fds, int *count);
+int network_configure(int protocol, const void *datagram, size_t size); /* 0, or -1 with the kernel's errno */
+void network_sent(const int *fds, int count); /* lets go of those that are not kept */
 
 /* ---- probe.c ---- */
 int probe_main(const char *directory);

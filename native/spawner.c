@@ -29,6 +29,7 @@ static struct running running[MOST_EXECS];
 static struct op open_files, processes;
 static char oom_score[16]; /* of the cell's processes; the spawner keeps the caller's, so that they go first */
 static int oom_door = -1;
+static int ending;
 
 /* ---- entering ---- */
 
@@ -78,6 +79,19 @@ static void set_budgets(const struct plan *plan, int host_proc)
     }
 }
 
+/* Under /proc/sys/net a process sees its own network's. */
+static void set_network(const struct plan *plan, int host_proc)
+{
+    struct plan_cursor cursor = plan_begin(plan);
+    struct op op;
+    while (plan_next(&cursor, &op) == 1)
+        if (op.kind == OP_SYSCTL) {
+            char path[128];
+            snprintf(path, sizeof path, "sys/%s", op.s0);
+            write_proc(host_proc, path, op.s1, "sysctl");
+        }
+}
+
 static void expect(int socket, char wanted, int *fds, int count)
 {
     char byte = 0;
@@ -92,8 +106,11 @@ void spawner_enter(const struct plan *plan, int warden, int host_proc, uint32_t 
     struct op cell;
     expect(warden, 'e', namespaces, 3);
     plan_find(plan, OP_NAMESPACES, &cell);
-    if (cell.v0 & compiled_in() & CLONE_NEWNET)
+    if (cell.v0 & compiled_in() & CLONE_NEWNET) {
         CHECK(setns(namespaces[2], CLONE_NEWNET), "setns", "net");
+        if (userns < 0)
+            set_network(plan, host_proc);
+    }
     CHECK(setns(namespaces[0], CLONE_NEWNS), "setns", "mount");
     CHECK(setns(namespaces[1], CLONE_NEWPID), "setns", "pid");
     struct op map;
@@ -254,8 +271,10 @@ static void read_orphans(int epoll, int reaped)
         reap_monitors(epoll);
         tell_lost(record[0], record[1]);
     }
-    if (got == 0) /* init is dead, and the cell with it; the warden ends us once we have reaped our monitors */
+    if (got == 0) { /* init is dead, and the cell with it: we go too, once we have reaped our monitors */
         epoll_ctl(epoll, EPOLL_CTL_DEL, reaped, NULL);
+        ending = 1;
+    }
 }
 
 /* ---- the loop ---- */
@@ -324,5 +343,7 @@ void spawner_serve(int listener, int reaped)
         int count = epoll_wait(epoll, events, 64, -1);
         for (int i = 0; i < count; i++)
             serve(epoll, (enum door)(events[i].data.u64 >> 32), (int)(uint32_t)events[i].data.u64);
+        if (ending && waitpid(-1, NULL, WNOHANG | __WALL) < 0)
+            _exit(0); /* no child is left */
     }
 }

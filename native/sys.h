@@ -72,6 +72,9 @@ struct sys_landlock_path_beneath_attr {
 #ifndef SYS_clone3
 #define SYS_clone3 435
 #endif
+#ifndef SYS_pidfd_open
+#define SYS_pidfd_open 434
+#endif
 #ifndef SYS_close_range
 #define SYS_close_range 436
 #endif
@@ -90,6 +93,11 @@ struct sys_landlock_path_beneath_attr {
 static inline pid_t sys_clone3(struct sys_clone_args *args)
 {
     return (pid_t)syscall(SYS_clone3, args, sizeof *args);
+}
+
+static inline int sys_pidfd_open(pid_t pid, unsigned flags)
+{
+    return (int)syscall(SYS_pidfd_open, pid, flags);
 }
 
 static inline int sys_close_range(unsigned first, unsigned last, unsigned flags)

@@ -110,42 +110,44 @@ void enter_cgroups(const struct cgroup_doors *doors, int born_outside)
         CHECK((int)write(doors->unified_procs, "0", 1), "cgroup", "cgroup.procs");
 }
 
-static _Noreturn void spawner_main(const struct plan *plan, const struct cgroup_doors *doors, int warden, int host_proc,
-                                    int reaped)
+static _Noreturn void spawner_main(const struct warden *warden, int socket, int orphans)
 {
     struct op op;
     title_set("alcove-spawner");
     die_with_parent("spawner");
-    enter_cgroups(doors, 0);
-    plan_find(plan, OP_NAMESPACES, &op);
+    enter_cgroups(&warden->cgroups, 0);
+    plan_find(warden->plan, OP_NAMESPACES, &op);
     op.v0 &= compiled_in();
-    hostside_serve(plan, warden, host_proc, op.v0);
-    spawner_enter(plan, warden, host_proc, 0, -1, -1);
-    CHECK(message_send(warden, "r", 1, NULL, 0), "socket", "spawner");
-    spawner_serve(FD_EXEC, reaped);
+    int listener = hostside_serve(warden->plan, socket, warden->host_proc, warden->init, op.v0);
+    spawner_enter(warden->plan, socket, warden->host_proc, 0, -1, -1);
+    CHECK(message_send(socket, "r", 1, NULL, 0), "socket", "spawner");
+    spawner_serve(listener, orphans);
 }
 
-static pid_t spawner_birth(const struct plan *plan, const struct cgroup_doors *doors, int sockets[2], int host_proc,
-                           int reaped[2])
+static int spawner_birth(struct warden *warden, int orphans)
 {
+    int sockets[2];
+    CHECK(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, sockets), "socket", "spawner");
     struct sys_clone_args args = {.exit_signal = SIGCHLD};
-    if (doors->unified >= 0) {
+    if (warden->cgroups.unified >= 0) {
         args.flags = CLONE_INTO_CGROUP;
-        args.cgroup = (uint64_t)doors->unified;
+        args.cgroup = (uint64_t)warden->cgroups.unified;
     }
-    pid_t pid = sys_clone3(&args);
-    CHECK(pid, "clone", "spawner");
-    if (pid == 0) {
+    warden->spawner = sys_clone3(&args);
+    CHECK(warden->spawner, "clone", "spawner");
+    if (warden->spawner == 0) {
         close(sockets[0]);
-        close(reaped[1]);
-        spawner_main(plan, doors, sockets[1], host_proc, reaped[0]);
+        spawner_main(warden, sockets[1], orphans);
     }
     close(sockets[1]);
-    close(reaped[0]);
-    return pid;
+    close(orphans);
+    return sockets[0];
 }
 
 /* ---- the namespaces ---- */
+
+/* Made with init's birth, since everybody joins them; the network's comes after it, mount and cgroup elsewhere. */
+static const uint64_t OF_INIT = CLONE_NEWUSER | CLONE_NEWIPC | CLONE_NEWUTS;
 
 static void expect(int socket, char wanted, int *fd)
 {
@@ -183,24 +185,6 @@ static void settle(const struct plan *plan)
 }
 
 /* ---- the cell's mounts and its init ---- */
-
-/* Born before there are maps, so that it can make the network, the dearest namespace, meanwhile. */
-static pid_t init_birth(const struct plan *plan, int host_proc, int reaped, int spawner, int *socket)
-{
-    int sockets[2];
-    CHECK(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, sockets), "socket", "init");
-    struct sys_clone_args args = {.flags = CLONE_NEWPID, .exit_signal = SIGCHLD};
-    pid_t pid = sys_clone3(&args);
-    CHECK(pid, "clone", "init");
-    if (pid == 0) {
-        close(sockets[0]);
-        close(spawner);
-        init_main(plan, host_proc, sockets[1], reaped);
-    }
-    close(sockets[1]);
-    *socket = sockets[0];
-    return pid;
-}
 
 static void write_inner_maps(const struct plan *plan, int host_proc, pid_t spawner)
 {
@@ -265,16 +249,11 @@ static void separate_mounts(struct warden *warden)
     warden->view.cell_mountns = open_namespace(warden->host_proc, "mnt");
 }
 
-static void join_network(struct warden *warden, uint64_t namespaces)
-{
-    if (namespaces & CLONE_NEWNET)
-        CHECK(setns(warden->cell_netns, CLONE_NEWNET), "setns", "net");
-}
-
 /* The mounts are the longest part, and ours. Init and spawner get ready side by side with it, the spawner all but for
  * Landlock, whose rules name what is there after pivot_root. */
-static void build(struct warden *warden, struct mounts *mounts, int spawner)
+static void build(struct warden *warden, struct mounts *mounts)
 {
+    int spawner = mounts->spawner;
     separate_mounts(warden);
     CHECK(message_send(mounts->init, "m", 1, &warden->view.cell_mountns, 1), "socket", "init");
     mounts_begin(warden->plan, mounts);
@@ -298,36 +277,61 @@ static void build(struct warden *warden, struct mounts *mounts, int spawner)
     close(spawner);
 }
 
+/* ---- provisioning ---- */
+
+/* Init makes the network, the dearest of the namespaces, while everything else is prepared. */
+static pid_t init_birth(struct warden *warden, int *socket, int *orphans, uint64_t namespaces)
+{
+    int sockets[2], reaped[2];
+    CHECK(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, sockets), "socket", "init");
+    CHECK(pipe2(reaped, O_CLOEXEC | O_NONBLOCK), "pipe", "");
+    struct sys_clone_args args = {.flags = CLONE_NEWPID | (namespaces & OF_INIT), .exit_signal = SIGCHLD};
+    pid_t pid = sys_clone3(&args);
+    CHECK(pid, "clone", "init, in namespaces of its own");
+    if (pid == 0) {
+        close(sockets[0]);
+        init_main(warden->host_proc, sockets[1], reaped[1], namespaces & CLONE_NEWNET);
+    }
+    close(sockets[1]);
+    close(reaped[1]);
+    *socket = sockets[0];
+    *orphans = reaped[0];
+    return pid;
+}
+
+static void join_cell(const struct warden *warden, uint64_t namespaces)
+{
+    int pidfd = sys_pidfd_open(warden->init, 0);
+    CHECK(pidfd, "pidfd", "init");
+    CHECK(setns(pidfd, (int)(namespaces & OF_INIT)), "setns", "the namespaces of init");
+    close(pidfd);
+    CHECK(unshare(CLONE_NEWNS), "unshare", "mount");
+}
+
 void warden_main(const struct plan *plan)
 {
-    struct op op;
+    static struct mounts mounts;
     struct warden warden = {.plan = plan};
-    int sockets[2], reaped[2];
+    struct op op;
+    int orphans;
     title_set("alcove-warden");
     clean_start();
-    warden.host_proc = open("/proc", O_PATH | O_DIRECTORY | O_CLOEXEC);
-    CHECK(warden.host_proc, "open", "/proc");
-    CHECK(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, sockets), "socket", "spawner");
-    CHECK(pipe2(reaped, O_CLOEXEC | O_NONBLOCK), "pipe", "");
-    open_cgroups(plan, &warden.cgroups);
-    warden.spawner = spawner_birth(plan, &warden.cgroups, sockets, warden.host_proc, reaped);
-    FAULT(plan, "spawner-born");
-
+    CHECK(warden.host_proc = open("/proc", O_PATH | O_DIRECTORY | O_CLOEXEC), "open", "/proc");
     plan_find(plan, OP_NAMESPACES, &op);
-    op.v0 &= compiled_in();
-    CHECK(unshare((int)op.v0 & ~CLONE_NEWNET), "unshare", "");
-    CHECK(message_send(sockets[0], "U", 1, NULL, 0), "socket", "spawner");
-    static struct mounts mounts;
-    mounts.spawner = sockets[0];
-    warden.init = init_birth(plan, warden.host_proc, reaped[1], sockets[0], &mounts.init);
-    expect(sockets[0], 'M', NULL);
+    uint64_t namespaces = op.v0 & compiled_in();
+    warden.init = init_birth(&warden, &mounts.init, &orphans, namespaces);
+    open_cgroups(plan, &warden.cgroups);
+    mounts.spawner = spawner_birth(&warden, orphans);
+    FAULT(plan, "spawner-born");
+    join_cell(&warden, namespaces);
+    expect(mounts.spawner, 'M', NULL);
     FAULT(plan, "mapped");
     settle(plan);
-    build(&warden, &mounts, sockets[0]);
-    join_network(&warden, op.v0);
-    close(reaped[1]);
+    build(&warden, &mounts);
+    warden.control = mounts.control;
+    if (namespaces & CLONE_NEWNET)
+        CHECK(setns(warden.cell_netns, CLONE_NEWNET), "setns", "net");
     FAULT(plan, "spawner-ready");
-    close(FD_EXEC);
     report_ready(warden.init, warden.spawner);
     control_serve(&warden);
 }
