@@ -197,6 +197,18 @@ async def test_two_backends_bring_a_session_back_once(backend: LocalSandbox, cel
         await other.aclose()
 
 
+async def test_a_session_that_another_backend_brought_back_ends_whole(backend: LocalSandbox, cell: Cell) -> None:
+    os.kill(cell.native("warden"), signal.SIGKILL)
+    other = LocalSandbox(backend.config)
+    try:
+        await Cell(other, cell.session).out("true")
+        brought_back = cell.native("warden")
+        await backend.terminate(cell.id)
+        assert not Path(f"/proc/{brought_back}").exists()
+    finally:
+        await other.aclose()
+
+
 # The store
 
 

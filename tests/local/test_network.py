@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from alcove.contract import Limited, NetworkPolicyError, SandboxSpec, SandboxState, Unrestricted, Unsupported
+from alcove.contract import InvalidRequest, Limited, NetworkPolicyError, SandboxSpec, SandboxState, Unrestricted
 from alcove.local.backend import LocalSandbox
 from tests.local import outside
 from tests.local.cell import Cell, live, mark
@@ -117,14 +117,15 @@ async def test_abstract_sockets_of_a_session_work_across_its_execs(backend: Loca
         assert (await task).success
 
 
-async def test_a_list_of_hosts_is_unsupported_and_changes_nothing(backend: LocalSandbox, cell: Cell) -> None:
-    with pytest.raises(Unsupported, match="allow-list"):
-        await backend.provision(SandboxSpec(network_policy=Limited(["example.com"])))
+async def test_a_list_that_allows_too_much_is_refused_and_changes_nothing(backend: LocalSandbox, cell: Cell) -> None:
+    with pytest.raises(InvalidRequest, match=r"\*\.com"):
+        await backend.provision(SandboxSpec(network_policy=Limited(["*.com"])))
     warden = cell.native("warden")
-    with pytest.raises(Unsupported, match="allow-list"):
-        await backend.apply_network_policy(cell.id, Limited(["example.com"]))
+    with pytest.raises(InvalidRequest, match=r"\*\.com"):
+        await backend.apply_network_policy(cell.id, Limited(["example.com", "*.com"]))
     assert cell.native("warden") == warden
-    assert backend.capabilities().network_policy is False
+    assert backend.session(cell.id).metadata["network"] == "none"
+    assert backend.capabilities().network_policy is True
 
 
 async def test_the_policy_changes_over_the_same_files(backend: LocalSandbox, cell: Cell) -> None:

@@ -1,6 +1,7 @@
 # ruff: noqa: ASYNC221, ASYNC240 - small files of the host, looked at in between
 """The root file system of a session: what is there, what is not, and what can be written."""
 
+import errno
 import os
 import shutil
 import stat
@@ -385,8 +386,13 @@ async def test_the_hosts_users_are_not(cell: Cell) -> None:
 
 
 @USER
-async def test_a_session_without_network_has_no_nameserver(cell: Cell) -> None:
-    assert "nameserver" not in await cell.out("cat /etc/resolv.conf")
+async def test_the_nameserver_of_a_session_without_network_cannot_be_reached(cell: Cell) -> None:
+    """It is there for the day on which the session is given an allow-list; until then a question fails at once."""
+    assert await cell.out("cat /etc/resolv.conf") == "nameserver 198.18.0.1\n"
+    script = (
+        "import socket\ns = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\nprint(s.connect_ex(('198.18.0.1', 53)))"
+    )
+    assert int((await cell.python(script)).stdout) == errno.ENETUNREACH
 
 
 # Configuration

@@ -454,12 +454,15 @@ async def look(cell: Cell) -> dict[str, object]:
 
 
 class TestSr10:
-    async def test_sr10_a_store_of_a_later_version_is_refused(self, store: Path, backend: LocalSandbox) -> None:
+    @pytest.mark.parametrize(("by", "remedy"), [(98, "upgrade"), (-1, "ALCOVE_HOME")])
+    async def test_sr10_a_store_of_another_version_is_refused(
+        self, store: Path, backend: LocalSandbox, by: int, remedy: str
+    ) -> None:
         await backend.terminate((await backend.provision(CLOSED)).id)
         with sqlite3.connect(store / "store.db") as database:
             (version,) = database.execute("PRAGMA user_version").fetchone()
-            database.execute(f"PRAGMA user_version={version + 98}")
-        with pytest.raises(SandboxIoError, match="upgrade"):
+            database.execute(f"PRAGMA user_version={version + by}")
+        with pytest.raises(SandboxIoError, match=remedy):
             new_backend(store)
         with sqlite3.connect(store / "store.db") as database:
             database.execute(f"PRAGMA user_version={version}")

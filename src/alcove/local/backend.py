@@ -4,7 +4,10 @@ import asyncio
 import base64
 import os
 import socket
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import suppress
+from datetime import datetime
+from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
@@ -13,6 +16,7 @@ from alcove.contract import (
     ExecRequest,
     ExecResult,
     FilesystemMount,
+    InvalidRequest,
     LifecycleError,
     Limited,
     NetworkPolicyError,
@@ -40,10 +44,14 @@ from alcove.local import cgroups, control, host, landlock, limits, native, proce
 from alcove.local.config import LocalSandboxConfig
 from alcove.local.exec import Command, Execution, MakeExecution, NotTaken, Outcome, exit_code
 from alcove.local.launch import DEBUG_SOCKET, EXEC_SOCKET, connect, listen
+from alcove.local.layout import EGRESS_LOG
 from alcove.local.mounting import Mounter
 from alcove.local.operations import Kind, operation
 from alcove.local.sessions import LiveSession, Sessions
 from alcove.local.store import Store
+
+if TYPE_CHECKING:
+    from alcove.egress.audit import Record
 
 _DEBUG_VARIANT = 1
 
@@ -75,7 +83,7 @@ class LocalSandbox:
 
     def capabilities(self) -> SandboxCapabilities:
         """What this backend can enforce, here and now."""
-        return SandboxCapabilities(local_process_sandbox=True)
+        return SandboxCapabilities(local_process_sandbox=True, network_policy=self._host.redirects)
 
     async def aclose(self) -> None:
         """Let go of the store; sessions live on."""
@@ -102,7 +110,13 @@ class LocalSandbox:
 
     def _refuse_policy(self, policy: Unrestricted | Limited, *, best_effort: bool) -> None:
         if isinstance(policy, Limited) and policy.allowed_hosts:
-            raise Unsupported(self.name, "a network allow-list; an empty one denies all egress")
+            from alcove.local import egress
+
+            egress.parsed(policy, self.config.egress)
+            if not self._host.redirects:
+                raise Unsupported(
+                    self.name, "allow-lists on this host, whose kernel has no nftables NAT: `alcove doctor`"
+                )
         if isinstance(policy, Unrestricted) and self._host.landlock_abi < landlock.ABI_WITH_SCOPES and not best_effort:
             raise Unsupported(
                 self.name,
@@ -263,18 +277,80 @@ class LocalSandbox:
     async def apply_network_policy(self, session_id: str, policy: Unrestricted | Limited, /) -> SandboxSession:
         """Put another policy in force; see `SandboxBackend.apply_network_policy`."""
         validate_policy(policy)
+        return await self._change_policy(session_id, lambda _: policy)
+
+    async def change_allow_list(
+        self, session_id: str, /, *, allow: Iterable[str] = (), deny: Iterable[str] = ()
+    ) -> SandboxSession:
+        """Add entries to the allow-list of a live session, and take others out; nothing else of it changes.
+
+        Raises:
+            InvalidRequest: an entry cannot be, one in `deny` is not there, or the session has the host's network.
+            NetworkPolicyError: it could not be put in force; the old one stays.
+        """
+        from alcove.egress.amendment import amended
+        from alcove.egress.settings import fake
+
+        added, removed = tuple(allow), tuple(deny)
+
+        def change(policy: Unrestricted | Limited) -> Limited:
+            if isinstance(policy, Unrestricted):
+                raise InvalidRequest(
+                    f"session `{session_id}` shares the host's network and has no allow-list; "
+                    f"take that network away first: alcove net {session_id} none"
+                )
+            return Limited(amended(policy.allowed_hosts, added, removed, fake(self.config.egress)))
+
+        return await self._change_policy(session_id, change)
+
+    async def _change_policy(
+        self, session_id: str, change: Callable[[Unrestricted | Limited], Unrestricted | Limited]
+    ) -> SandboxSession:
         live = self._sessions.live(session_id)
-        self._refuse_policy(policy, best_effort=live.spec.best_effort)
         async with live.lock, self._sessions.locked(live):
             self._sessions.refresh(live)
             before = live.spec
+            policy = change(before.network_policy)
+            self._refuse_policy(policy, best_effort=before.best_effort)
             switch = type(policy) is not type(before.network_policy)
             if switch:
                 await self._stop_if_idle(live)
                 self._save_policy(live, replace(before, network_policy=policy))
+            elif isinstance(policy, Limited):
+                await self._sessions.change_policy(live, policy)
         if switch:
             await self._start_on(live, before)
         return self.session(session_id)
+
+    def network_log(self, session_id: str, /, *, since: datetime | None = None) -> Iterator["Record"]:
+        """Yield what a session with an allow-list tried, the oldest first, and what became of it.
+
+        Raises:
+            SessionNotFound: there is none; its log went with it.
+            SandboxIoError: the log cannot be read.
+        """
+        path = self._log(session_id)
+        if not os.path.exists(path):
+            return iter(())
+        from alcove.egress import audit
+
+        return audit.read(path, since)
+
+    def follow_network_log(self, session_id: str, /, *, since: datetime | None = None) -> AsyncIterator["Record"]:
+        """Yield what `network_log` does, then what is tried from now on, until the session ends.
+
+        Raises:
+            SessionNotFound: there is none.
+            SandboxIoError: the log cannot be read.
+        """
+        from alcove.egress import audit
+
+        path = self._log(session_id)
+        directory = os.path.dirname(path)
+        return audit.follow(path, since, over=lambda: not os.path.isdir(directory))
+
+    def _log(self, session_id: str) -> str:
+        return f"{self._sessions.live(session_id).directory}/{EGRESS_LOG}"
 
     async def _start_on(self, live: LiveSession, before: SandboxSpec) -> None:
         """A process keeps the network it was born in: the session's processes are made anew, over its files."""

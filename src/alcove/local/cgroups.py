@@ -15,6 +15,7 @@ from msgspec import Struct
 _CONTROLLERS = ("memory", "pids", "cpu")
 _CPU_PERIOD_US = 100_000
 _REMOVE_WITHIN_S = 2.0
+_PIECE = 1 << 16
 #: What of ours counts among a session's processes: the spawner, and the monitor of one exec.
 OWN_PROCESSES = 2
 
@@ -215,22 +216,22 @@ def kill(groups: Groups) -> None:
 
 
 def populated(groups: Groups) -> bool:
-    """Tell whether any process is left in any of the groups."""
-    return any(_read(f"{directory}/cgroup.procs").strip() for directory in groups.directories())
+    """Tell whether any process is left that `kill` would end."""
+    return groups.unified is not None and bool(_read(f"{groups.unified}/cgroup.procs"))
 
 
 def remove(groups: Groups) -> None:
-    """Remove the groups; absent ones are fine.
+    """Remove the groups, killing what is left in them; absent ones are fine.
 
     Raises:
         OSError: a process is still in one of them.
     """
     deadline = time.monotonic() + _REMOVE_WITHIN_S
     for directory in groups.directories():
-        _remove_one(directory, deadline)
+        _remove_one(groups, directory, deadline)
 
 
-def _remove_one(directory: str, deadline: float) -> None:
+def _remove_one(groups: Groups, directory: str, deadline: float) -> None:
     while True:
         try:
             os.rmdir(directory)
@@ -240,6 +241,7 @@ def _remove_one(directory: str, deadline: float) -> None:
             # a killed process leaves its group a little after it was reaped; there is no event for that in v1
             if error.errno != errno.EBUSY or time.monotonic() > deadline:
                 raise
+            kill(groups)  # what a warden that was itself killed could not
             time.sleep(0.001)
         else:
             return
@@ -247,8 +249,11 @@ def _remove_one(directory: str, deadline: float) -> None:
 
 def _read(path: str) -> str:
     try:
-        with open(path) as file:
-            return file.read()
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            return os.fsdecode(b"".join(iter(lambda: os.read(fd, _PIECE), b"")))
+        finally:
+            os.close(fd)
     except OSError as error:
         if error.errno in {errno.ENOENT, errno.ENODEV}:  # ENODEV: the group went away while its file was open
             return ""

@@ -1,13 +1,14 @@
 """Requests to a session's warden: one connection, one request, one reply."""
 
-import asyncio
 import socket
+from array import array
 from struct import Struct as Layout
 
 from msgspec import Struct
 
 from alcove.local.launch import CONTROL_SOCKET, connect
 from alcove.local.operations import Kind, operation
+from alcove.local.readiness import readable
 
 REPLY = Layout("<iI64s")
 #: Seconds for a request that the warden itself serves.
@@ -34,7 +35,7 @@ def parse_reply(data: bytes) -> Reply:
     return Reply(error=error, value=value, step=step.rstrip(b"\0").decode("utf-8", "replace"))
 
 
-async def ask(directory: str, request: bytes, fds: tuple[int, ...] = ()) -> Reply:
+async def ask(directory: str, request: bytes, fds: tuple[int, ...] = (), *, within: float = ANSWER_WITHIN_S) -> Reply:
     """Send one request and wait for its reply.
 
     Raises:
@@ -42,13 +43,14 @@ async def ask(directory: str, request: bytes, fds: tuple[int, ...] = ()) -> Repl
     """
     with connect(directory, CONTROL_SOCKET) as connection:
         send(connection, request, fds)
-        async with asyncio.timeout(ANSWER_WITHIN_S):
-            return parse_reply(await asyncio.get_running_loop().sock_recv(connection, REPLY.size))
+        if not await readable(connection.fileno(), within):
+            raise TimeoutError(f"the session's warden did not answer within {within:g} s")
+        return parse_reply(connection.recv(REPLY.size))
 
 
 def send(connection: socket.socket, request: bytes, fds: tuple[int, ...] = ()) -> None:
     """Send one request with its descriptors."""
-    rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, Layout(f"{len(fds)}i").pack(*fds))] if fds else []
+    rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", fds))] if fds else []
     connection.sendmsg([request], rights)
 
 

@@ -12,15 +12,15 @@ from alcove.local.removal import remove_tree
 
 HOSTNAME = "alcove"
 _MACHINE_ID = "616c636f766500000000000000000000"
-_NO_NAMESERVER = "# this session has no network\n"
 
 
-def generate(store: str, *, shared_network: bool, users: bool) -> str:
+def generate(store: str, *, nameserver: str | None, users: bool) -> str:
     """Return the directory of the files, making it if this content was not there yet.
 
-    `users`: the session has a uid range, so that there are users besides root.
+    `nameserver`: the session's own; None for the host's, whose network it then shares. `users`: the session has a uid
+    range, so that there are users besides root.
     """
-    files = _files(shared_network=shared_network, users=users)
+    files = _files(nameserver=nameserver, users=users)
     content = repr(sorted(files.items())).encode()
     # the host's own administrator is the only author: no stronger digest is worth loading one for
     directory = f"{store}/etc/{zlib.crc32(content):08x}{zlib.adler32(content):08x}"
@@ -45,7 +45,7 @@ def _write(path: str, text: str) -> None:
     os.chmod(path, 0o644)
 
 
-def _files(*, shared_network: bool, users: bool) -> dict[str, str]:
+def _files(*, nameserver: str | None, users: bool) -> dict[str, str]:
     shell = "/bin/bash" if os.path.exists("/bin/bash") else "/bin/sh"
     people = ["daemon:x:1:1", "agent:x:1000:1000"] if users else []
     passwd = [f"root:x:0:0:root:/workspace:{shell}"]
@@ -62,7 +62,7 @@ def _files(*, shared_network: bool, users: bool) -> dict[str, str]:
         "hosts": f"127.0.0.1 localhost {HOSTNAME}\n::1 localhost ip6-localhost ip6-loopback\n",
         "hostname": f"{HOSTNAME}\n",
         "machine-id": f"{_MACHINE_ID}\n",
-        "resolv.conf": _resolv_conf() if shared_network else _NO_NAMESERVER,
+        "resolv.conf": f"nameserver {nameserver}\n" if nameserver else _resolv_conf(),
     }
 
 

@@ -8,8 +8,10 @@ import errno
 import os
 import select
 import socket
+from array import array
 from collections.abc import Callable
 from contextlib import suppress
+from functools import cache
 from struct import Struct as Layout
 
 from msgspec import Struct
@@ -118,7 +120,7 @@ class Execution:
                 fd, writing = self._pipe(writable_here=False)
                 self._captures[fd] = Capture(fd, self._command.output_limit)
                 theirs.append(writing)
-            self._send(operation(Kind.STDIO, flags=flags), theirs)
+            self._send(_stdio(flags), theirs)
         finally:
             for fd in theirs:
                 os.close(fd)
@@ -148,8 +150,7 @@ class Execution:
                 body = sealed(request, "alcove-exec")
                 request = operation(Kind.BODY, v0=len(request))
             sent = [*fds, *([body] if body >= 0 else [])]
-            rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, Layout(f"{len(sent)}i").pack(*sent))
-            self._connection.sendmsg([request], [rights])
+            self._connection.sendmsg([request], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", sent))])
         except OSError as error:
             raise NotTaken(f"the session's spawner does not answer: {error.strerror}") from None
         finally:
@@ -308,6 +309,11 @@ class Execution:
             os.close(fd)
         if self._stdin_fd >= 0:
             os.close(self._stdin_fd)
+
+
+@cache
+def _stdio(flags: int) -> bytes:
+    return operation(Kind.STDIO, flags=flags)
 
 
 def exit_code(status: int) -> tuple[int, int | None]:

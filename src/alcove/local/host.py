@@ -21,6 +21,7 @@ class Host(Struct, frozen=True):
     cpus: int
     landlock_abi: int
     idmap: bool
+    redirects: bool
     hierarchies: cgroups.Hierarchies
 
     @property
@@ -44,6 +45,7 @@ def read(store: str, native: str) -> Host:
         cpus=len(os.sched_getaffinity(0)),
         landlock_abi=int(facts["landlock"]),
         idmap=facts["idmap"] == "1",
+        redirects=facts["redirect"] == "0",
         hierarchies=cgroups.detect(),
     )
 
@@ -54,16 +56,32 @@ def _kernel_facts(store: str, native: str) -> dict[str, str]:
     kept = f"{store}/host-{boot}"
     with suppress(OSError, ValueError), open(kept) as file:
         facts = _parse(file.read())
-        if facts.keys() >= {"landlock", "idmap"}:
+        if facts.keys() >= {"landlock", "idmap", "redirect"}:
             return facts
     try:
-        done = subprocess.run(
-            [native, "--probe", store], capture_output=True, text=True, timeout=_PROBE_WITHIN_S, check=True
-        )
+        text = probe(native, store)
     except (OSError, subprocess.SubprocessError) as error:
         raise LifecycleError(f"the native launcher {native} does not run: {error}; reinstall Alcove") from None
-    _keep(kept, done.stdout)
-    return _parse(done.stdout)
+    _keep(kept, text)
+    return _parse(text)
+
+
+def probe(native: str, store: str) -> str:
+    """What the launcher says of this host: a fact a line, most of them errnos.
+
+    Raises:
+        OSError: it is not there.
+        subprocess.SubprocessError: it fails, or does not end in time.
+    """
+    from alcove.egress import netlink, settings
+    from alcove.egress.config import EgressConfig
+
+    _, redirects = netlink.redirects(
+        tcp_port=1, dns_port=2, resolver=settings.resolver(EgressConfig()), ipv6=settings.has_ipv6()
+    )
+    argv = [native, "--probe", store]
+    done = subprocess.run(argv, input=redirects, capture_output=True, timeout=_PROBE_WITHIN_S, check=True)
+    return done.stdout.decode()
 
 
 def _parse(text: str) -> dict[str, str]:

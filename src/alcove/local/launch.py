@@ -1,14 +1,16 @@
 """Starting the native side: one process, one plan, one report."""
 
-import asyncio
 import errno
 import fcntl
 import os
 import socket
+from array import array
+from contextlib import suppress
 from struct import Struct as Layout
 
 from alcove.contract import LifecycleError
 from alcove.local.processes import Processes, kill_and_reap, start_time
+from alcove.local.readiness import readable
 
 CONTROL_SOCKET = "control.sock"
 EXEC_SOCKET = "exec.sock"
@@ -18,6 +20,7 @@ DEBUG_SOCKET = "debug.sock"
 PROVISION_WITHIN_S = 20.0
 _BACKLOG = 4096
 _SETUP_FD = 3
+_PLAN_FD = 4
 _MOST_PATH = 107  # sizeof sockaddr_un.sun_path, without the NUL
 _REPORT = Layout("<Iiiii64s192s")
 
@@ -85,35 +88,41 @@ def sealed(data: bytes, name: str) -> int:
 
 
 class Launcher:
-    """The native program, started and waiting for its message: it loads while we prepare what the message names."""
+    """The native program, at work on its plan, until it needs the descriptors that come in a message.
 
-    def __init__(self, native: str, role: str, key: str) -> None:
-        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._socket.setblocking(False)
-        with theirs:
-            try:
-                self.pid = _spawn(native, [f"alcove-{role}", key, role], theirs.fileno())
-            except OSError as error:
-                self._socket.close()
-                raise LifecycleError(f"the native launcher {native} does not start: {error.strerror}") from None
+    Raises:
+        LifecycleError: it does not start.
+        OSError: this process has not what that needs.
+    """
 
-    async def run(self, plan: bytes, fds: list[int], *, size: int, within: float) -> bytes:
-        """Send the plan and its descriptors; return the program's one answer, empty when it ended without one.
+    def __init__(self, native: str, role: str, key: str, plan: bytes) -> None:
+        memory = sealed(plan, "alcove-plan")
+        try:
+            self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            self._socket.setblocking(False)
+            with theirs:
+                try:
+                    self.pid = _spawn(native, [f"alcove-{role}", key, role], theirs.fileno(), memory)
+                except OSError as error:
+                    self._socket.close()
+                    raise LifecycleError(f"the native launcher {native} does not start: {error.strerror}") from None
+        finally:
+            os.close(memory)
+
+    def send(self, *fds: int) -> None:
+        """Send the descriptors."""
+        with suppress(BrokenPipeError):  # it has ended: so says its answer
+            self._socket.sendmsg([b"f"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", fds))])
+
+    async def answer(self, size: int, within: float) -> bytes:
+        """Return the program's one answer, empty when it ended without one.
 
         Raises:
             TimeoutError: there was none in time.
         """
-        memory = sealed(plan, "alcove-plan")
-        try:
-            sent = [memory, *fds]
-            rights = Layout(f"{len(sent)}i").pack(*sent)
-            self._socket.sendmsg([b"p"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
-        except BrokenPipeError:
-            return b""
-        finally:
-            os.close(memory)
-        async with asyncio.timeout(within):
-            return await asyncio.get_running_loop().sock_recv(self._socket, size)
+        if not await readable(self._socket.fileno(), within):
+            raise TimeoutError(f"the native launcher did not answer within {within:g} s")
+        return self._socket.recv(size)
 
     def close(self) -> None:
         """Let go of it; what it became lives on."""
@@ -125,9 +134,11 @@ class Launcher:
         kill_and_reap(self.pid)
 
 
-def _spawn(native: str, arguments: list[str], setup: int) -> int:
-    """Start a program with `setup` at 3, /dev/null at 0 to 2, and nothing of our environment."""
-    moved = fcntl.fcntl(setup, fcntl.F_DUPFD_CLOEXEC, _SETUP_FD + 1)  # dup2 onto itself would leave it close-on-exec
+def _spawn(native: str, arguments: list[str], setup: int, plan: int) -> int:
+    """Start a program with `setup` at 3, `plan` at 4, /dev/null at 0 to 2, and nothing of our environment."""
+    # out of the way of what goes to 0 to 4; and dup2 onto itself would leave it close-on-exec
+    given = (setup, plan)
+    moved = [fd if fd > _PLAN_FD else fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _PLAN_FD + 1) for fd in given]
     try:
         return os.posix_spawn(
             native,
@@ -137,24 +148,27 @@ def _spawn(native: str, arguments: list[str], setup: int) -> int:
                 (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDWR, 0),
                 (os.POSIX_SPAWN_DUP2, 0, 1),
                 (os.POSIX_SPAWN_DUP2, 0, 2),
-                (os.POSIX_SPAWN_DUP2, moved, _SETUP_FD),
+                (os.POSIX_SPAWN_DUP2, moved[0], _SETUP_FD),
+                (os.POSIX_SPAWN_DUP2, moved[1], _PLAN_FD),
             ],
         )
     finally:
-        os.close(moved)
+        for fd in moved:
+            if fd not in given:
+                os.close(fd)
 
 
-async def launch(launcher: Launcher, plan: bytes, directory: str) -> Processes:
-    """Make a session of a started launcher, and wait until it is ready for its first exec.
+async def launch(launcher: Launcher, directory: str) -> Processes:
+    """Give a started launcher its sockets in the session's directory, and wait until it is ready for its first exec.
 
     Raises:
         LifecycleError: a step failed (its name and errno are told); nothing is left running.
     """
     try:
         with listen(directory, CONTROL_SOCKET) as control, listen(directory, EXEC_SOCKET) as execs:
-            fds = [control.fileno(), execs.fileno()]
-            report = await launcher.run(plan, fds, size=_REPORT.size, within=PROVISION_WITHIN_S)
-        return _processes(report, launcher.pid)
+            launcher.send(control.fileno(), execs.fileno())
+        started = start_time(launcher.pid)  # while it is at work
+        return _processes(await launcher.answer(_REPORT.size, PROVISION_WITHIN_S), launcher.pid, started)
     except TimeoutError:
         raise LifecycleError(
             f"the session was not ready within {PROVISION_WITHIN_S:g} s; the host may be overloaded: `alcove doctor`"
@@ -163,7 +177,7 @@ async def launch(launcher: Launcher, plan: bytes, directory: str) -> Processes:
         launcher.close()
 
 
-def _processes(report: bytes, pid: int) -> Processes:
+def _processes(report: bytes, pid: int, started: int | None) -> Processes:
     if len(report) < _REPORT.size:
         raise LifecycleError("the native launcher ended without a report; `alcove doctor` tries each step by itself")
     ok, error, warden, init, spawner, step, detail = _REPORT.unpack(report)
@@ -173,7 +187,6 @@ def _processes(report: bytes, pid: int) -> Processes:
                 step.rstrip(b"\0").decode("utf-8", "replace"), detail.rstrip(b"\0").decode("utf-8", "replace"), error
             )
         )
-    started = start_time(warden)
     if warden != pid or started is None:
         raise LifecycleError("the session ended while it was being made; `alcove doctor` tries each step by itself")
     return Processes(warden=warden, init=init, spawner=spawner, started=started)

@@ -14,6 +14,7 @@ from alcove.local.operations import Kind, Tree, operation
 
 #: A directory that every host has, for what is staged besides the host's directories themselves.
 STAGE = "/proc"
+_COVERED = "tmp"
 
 _READ_ONLY = Tree.RDONLY | Tree.NOSUID | Tree.NODEV
 # What an owned root could read as its own, and is not to: keys, and the sessions' store (in `Layout.hidden`)
@@ -31,6 +32,24 @@ def veiled(layout: Layout, name: str, above: tuple[str, ...] = ()) -> Iterator[b
     # one lower layer alone is no overlay: where there is no other, an empty directory of the new root is the second
     lower = ":".join((*above, f"/{name}", *(() if above else (name,))))
     yield operation(Kind.OVERLAY, name, lower, flags=_READ_ONLY)
+
+
+def veiled_together(layout: Layout, etc: str) -> Iterator[bytes]:
+    """The same for several at once, from one overlay: a layer with the files of `etc`, and the host's root directory.
+
+    For each overlay the kernel makes and takes down a file system, which costs more than everything else about it.
+    The clone of the host's root has no mounts beneath it, so this is for root, and for what is no mount itself. Our
+    layer lies in the new root, where /tmp will cover it: in the store it would be part of the other layer (ELOOP).
+    """
+    yield operation(Kind.DIRECTORY, f"{_COVERED}/etc", n0=0o755)
+    for name in os.listdir(etc):
+        with open(f"{etc}/{name}", "rb") as file:
+            yield operation(Kind.FILE, f"{_COVERED}/etc/{name}", file.read(), n0=0o644)
+    flags = _READ_ONLY | layout.tree_flags | Tree.NOT_RECURSIVE | Tree.STAGE
+    yield operation(Kind.TREE, "/", STAGE, flags=flags)
+    yield operation(Kind.OVERLAY, STAGE, f"{_COVERED}:{STAGE}", flags=_READ_ONLY | Tree.STAGE)
+    for name in layout.together:
+        yield operation(Kind.TREE, f"{STAGE}/{name}", name, flags=_READ_ONLY | Tree.NOT_RECURSIVE)
 
 
 def owned_places() -> list[str]:

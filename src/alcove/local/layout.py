@@ -15,6 +15,8 @@ WORKSPACE = "/workspace"
 STANDARD_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 #: The session's directories in the store, and where each appears.
 SESSION_DIRECTORIES = {"workspace": WORKSPACE, "tmp": "/tmp", "outputs": OUTPUTS_MOUNT, "memory": MEMORY_MOUNT}
+#: The log of what a session tried to reach, in its directory.
+EGRESS_LOG = "egress.log"
 #: The host's top-level directories that a session sees, where they are.
 TOOLCHAIN = ("usr", "bin", "sbin", "lib", "lib32", "lib64", "libx32", "etc", "opt", "var", "nix")
 
@@ -26,11 +28,13 @@ class Layout(Struct, frozen=True):
     """What the root file system is made of on this host, whatever the session.
 
     `host_made`: trees are cloned with the caller's own rights (root), so that the session's ids need not reach them.
+    `veiled` are shown by way of an overlay, those of them in `together` by way of one.
     """
 
     host_made: bool
     owned: bool
     veiled: tuple[str, ...]
+    together: tuple[str, ...]
     visible: tuple[str, ...]
     hidden: tuple[str, ...]
     cpus: int
@@ -45,10 +49,14 @@ class Layout(Struct, frozen=True):
 def decide(*, root: bool, owned: bool, visible: Iterable[str], hidden: Iterable[str], cpus: int) -> Layout:
     """Decide what to show: the toolchain, the running interpreter wherever it lies, and what the caller adds."""
     shown = list(dict.fromkeys([*interpreter_places(), *visible]))
+    mounts = _mount_points()
+    veiled = [name for name in _VEILED if not owned and os.path.isdir(f"/{name}")]
     return Layout(
         host_made=root,
         owned=owned,
-        veiled=tuple(name for name in _VEILED if not owned and (root or not _with_mounts_beneath(f"/{name}"))),
+        # locked together in a plain user's namespace, a tree with mounts beneath cannot be a lower layer
+        veiled=tuple(name for name in veiled if root or not any(path.startswith(f"/{name}/") for path in mounts)),
+        together=tuple(name for name in veiled if root and f"/{name}" not in mounts),
         visible=tuple(path for path in shown if not _within_toolchain(path)),
         hidden=tuple(hidden),
         cpus=cpus,
@@ -76,10 +84,9 @@ def _search_path() -> str:
     return STANDARD_PATH if directory in STANDARD_PATH.split(":") else f"{STANDARD_PATH}:{directory}"
 
 
-def _with_mounts_beneath(path: str) -> bool:
-    """Locked together in a plain user's namespace, such a tree cannot be a lower layer."""
+def _mount_points() -> list[str]:
     with open("/proc/self/mountinfo") as file:
-        return any(line.split(" ")[4].startswith(f"{path}/") for line in file)
+        return [line.split(" ")[4] for line in file]
 
 
 class SessionPlaces(Struct, frozen=True):

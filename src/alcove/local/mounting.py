@@ -133,17 +133,16 @@ class Mounter:
         running = live.record.processes
         if running is None:
             raise ConnectionError("the session has no processes")
-        porter = Launcher(self._native, "porter", live.key)
+        porter = Launcher(self._native, "porter", live.key, request)
         try:
             userns = os.open(f"/proc/{running.warden}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
             try:
                 with connect(live.directory, CONTROL_SOCKET) as connection:
                     connection.setblocking(True)
-                    fds = [connection.fileno(), source.fd, userns]
-                    data = await porter.run(request, fds, size=control.REPLY.size, within=control.ANSWER_WITHIN_S)
+                    porter.send(connection.fileno(), source.fd, userns)
             finally:
                 os.close(userns)
-            return control.parse_reply(data)
+            return control.parse_reply(await porter.answer(control.REPLY.size, control.ANSWER_WITHIN_S))
         finally:
             porter.abandon()  # it has answered, or has had its time
 

@@ -27,6 +27,7 @@ class Kind:
     LANDLOCK_RULE = 12
     SECCOMP = 13
     OOM_SCORE = 14
+    AWAIT = 15
     ROOT = 32
     DIRECTORY = 33
     SYMLINK = 34
@@ -54,6 +55,9 @@ class Kind:
     STATUS = 98
     END = 99
     SPAWNER = 100
+    NETWORK = 101
+    NETLINK = 102
+    SOCKET = 103
     FAULT = 128
 
 

@@ -1,6 +1,6 @@
 """A session's native processes, by identity: a pid is reused, with its start time it is not until the next boot."""
 
-import asyncio
+import errno
 import os
 import signal
 from contextlib import suppress
@@ -9,9 +9,11 @@ from msgspec import Struct
 
 from alcove.contract import LifecycleError
 from alcove.local import cgroups
+from alcove.local.readiness import readable
 
 _END_WITHIN_S = 1.0
 _KILLED_WITHIN_S = 2.0
+_MOST_STAT = 4096  # a name and fifty numbers
 
 
 class Processes(Struct, frozen=True):
@@ -26,10 +28,15 @@ class Processes(Struct, frozen=True):
 def start_time(pid: int) -> int | None:
     """When a process started, in ticks since boot (proc(5), field 22), or None when there is no such process."""
     try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            return int(file.read().rpartition(b")")[2].split()[19])
+        fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        return int(os.read(fd, _MOST_STAT).rpartition(b")")[2].split()[19])
     except (OSError, IndexError):
         return None
+    finally:
+        os.close(fd)
 
 
 def open_process(pid: int, started: int) -> int | None:
@@ -42,6 +49,18 @@ def open_process(pid: int, started: int) -> int | None:
         return fd
     os.close(fd)
     return None
+
+
+def open_warden(processes: Processes | None) -> int:
+    """A pidfd of the session's warden.
+
+    Raises:
+        ProcessLookupError: it is gone.
+    """
+    fd = open_process(processes.warden, processes.started) if processes else None
+    if fd is None:
+        raise ProcessLookupError(errno.ESRCH, "the session's warden is gone")
+    return fd
 
 
 def alive(processes: Processes | None) -> bool:
@@ -72,27 +91,37 @@ async def stop(processes: Processes | None, groups: cgroups.Groups) -> None:
     Raises:
         LifecycleError: even SIGKILL did not end them in time.
     """
-    warden = open_process(processes.warden, processes.started) if processes else None
-    if processes is not None and warden is not None:
-        try:
-            with suppress(ProcessLookupError):
-                await _stop_warden(warden, processes, groups)
-        finally:
-            os.close(warden)
-    if processes is not None:
-        reap(processes.warden)
-    if groups.unified and cgroups.populated(groups):  # a warden that was killed could not reap: by the group, then
+    await end_warden(processes, groups)
+    if cgroups.populated(groups):  # a warden that was killed could not reap: by the group, then
         cgroups.kill(groups)
+
+
+async def end_warden(processes: Processes | None, groups: cgroups.Groups) -> bool:
+    """End a session's warden, and with it all that it reaps; False: it was not there.
+
+    Raises:
+        LifecycleError: even SIGKILL did not end it in time.
+    """
+    warden = open_process(processes.warden, processes.started) if processes else None
+    if processes is None or warden is None:
+        return False
+    try:
+        with suppress(ProcessLookupError):
+            await _stop_warden(warden, processes, groups)
+    finally:
+        os.close(warden)
+    reap(processes.warden)
+    return True
 
 
 async def _stop_warden(warden: int, processes: Processes, groups: cgroups.Groups) -> None:
     signal.pidfd_send_signal(warden, signal.SIGTERM)
-    if await _ended(warden, _END_WITHIN_S):
+    if await readable(warden, _END_WITHIN_S):
         return
     cgroups.kill(groups)
     _kill_children(processes)
     signal.pidfd_send_signal(warden, signal.SIGKILL)
-    if not await _ended(warden, _KILLED_WITHIN_S):
+    if not await readable(warden, _KILLED_WITHIN_S):
         raise LifecycleError(f"process {processes.warden} does not end; is the host's disk stuck?")
 
 
@@ -107,25 +136,6 @@ def _kill_children(processes: Processes) -> None:
                     signal.pidfd_send_signal(fd, signal.SIGKILL)
             finally:
                 os.close(fd)
-
-
-async def _ended(pidfd: int, within: float) -> bool:
-    loop = asyncio.get_running_loop()
-    ended: asyncio.Future[None] = loop.create_future()
-
-    def tell() -> None:
-        if not ended.done():
-            ended.set_result(None)
-
-    loop.add_reader(pidfd, tell)
-    try:
-        async with asyncio.timeout(within):
-            await ended
-    except TimeoutError:
-        return False
-    finally:
-        loop.remove_reader(pidfd)
-    return True
 
 
 def reap(pid: int) -> bool:

@@ -7,6 +7,7 @@ from alcove.contract import (
     MEMORY_MOUNT,
     OUTPUTS_MOUNT,
     FilesystemAccess,
+    Limited,
     ResolvedMount,
     SandboxSession,
     SandboxSpec,
@@ -14,6 +15,7 @@ from alcove.contract import (
     Unrestricted,
 )
 from alcove.contract.rules import replaces_memory_mount
+from alcove.egress.config import EgressConfig
 from alcove.local.cgroups import NO_GROUPS, Groups
 from alcove.local.processes import Processes
 
@@ -25,6 +27,17 @@ class Attached(Struct, frozen=True):
     target: str
     access: FilesystemAccess
     own: bool
+
+
+class Egress(Struct, frozen=True):
+    """How a session that may reach hosts is served: `networks` are the addresses that have a route in its namespace.
+
+    `prepared`: the namespace of its processes has the redirects and sockets; anew for each new set of processes.
+    """
+
+    settings: EgressConfig
+    networks: tuple[str, ...] = ()
+    prepared: bool = False
 
 
 class Maker(Struct, frozen=True):
@@ -49,6 +62,7 @@ class Record(Struct, frozen=True):
     memory: str = ""
     idmap: bool = False
     attached: tuple[Attached, ...] = ()
+    egress: Egress | None = None
 
 
 encode = Encoder().encode
@@ -67,11 +81,20 @@ def as_session(
         metadata={
             "isolation": record.isolation,
             "limits": record.limits,
-            "network": "host" if isinstance(spec.network_policy, Unrestricted) else "none",
+            **_network(spec.network_policy),
             "root": record.root,
         },
         labels=spec.labels,
     )
+
+
+def _network(policy: Unrestricted | Limited) -> dict[str, str]:
+    """The policy in force: `host`, `none`, or `limited` and to what."""
+    if isinstance(policy, Unrestricted):
+        return {"network": "host"}
+    if not policy.allowed_hosts:
+        return {"network": "none"}
+    return {"allowed_hosts": " ".join(policy.allowed_hosts), "network": "limited"}
 
 
 def _mounts(record: Record, directory: str) -> list[ResolvedMount]:

@@ -1,5 +1,6 @@
 """Removing what a guest left behind: any depth, any mode, any number, by descriptors, never following a link."""
 
+import errno
 import os
 from contextlib import suppress
 from itertools import count
@@ -41,7 +42,7 @@ class _Emptying:
         self._names = (f".removing-{token_hex(8)}-{number}" for number in count())
 
     def run(self) -> bool:
-        queued = self._unlink_files(self._root)
+        queued = self._clear(self._root)
         while queued and (self._left is None or self._left > 0):
             name = queued.pop()
             with suppress(FileNotFoundError):
@@ -54,7 +55,7 @@ class _Emptying:
         fd = os.open(name, _DIRECTORY, dir_fd=self._root)
         moved = []
         try:
-            for child in self._unlink_files(fd):
+            for child in self._clear(fd):
                 unique = next(self._names)
                 with suppress(FileNotFoundError):
                     os.rename(child, unique, src_dir_fd=fd, dst_dir_fd=self._root)
@@ -63,8 +64,8 @@ class _Emptying:
             os.close(fd)
         return moved
 
-    def _unlink_files(self, fd: int) -> list[str]:
-        """Unlink everything in a directory that is no directory; return the names of those that are."""
+    def _clear(self, fd: int) -> list[str]:
+        """Remove everything from a directory but directories that are not empty; return the names of those."""
         directories = []
         with os.scandir(fd) as entries:
             for entry in entries:
@@ -72,13 +73,24 @@ class _Emptying:
                     self._left -= 1
                     if self._left <= 0:
                         break
-                if entry.is_dir(follow_symlinks=False):
-                    directories.append(entry.name)
-                else:
-                    with suppress(FileNotFoundError):
+                with suppress(FileNotFoundError):
+                    if not entry.is_dir(follow_symlinks=False):
                         os.unlink(entry.name, dir_fd=fd)
+                    elif not _remove_empty(entry.name, fd):
+                        directories.append(entry.name)
         _open_up(fd, directories)
         return directories
+
+
+def _remove_empty(name: str, parent: int) -> bool:
+    """Remove a directory that has nothing in it: most of a session's have not, and need not be read to know that."""
+    try:
+        os.rmdir(name, dir_fd=parent)
+    except OSError as error:
+        if error.errno in {errno.ENOTEMPTY, errno.EEXIST}:
+            return False
+        raise
+    return True
 
 
 def _open_up(parent: int, names: list[str]) -> None:

@@ -3,6 +3,7 @@
 import os
 import posixpath
 from collections.abc import Mapping
+from functools import lru_cache
 
 from alcove.contract import MEMORY_MOUNT, OUTPUTS_MOUNT, ExecRequest, InvalidRequest
 from alcove.local.layout import WORKSPACE
@@ -73,12 +74,17 @@ def _encoded(variables: Mapping[str, str]) -> bytes:
     return strings(Kind.ENV, [f"{name}={value}" for name, value in variables.items()])
 
 
+@lru_cache(maxsize=16)
+def _directory(cwd: str) -> bytes:
+    return operation(Kind.CWD, cwd.encode("utf-8", "surrogateescape"))
+
+
 def encode(request: ExecRequest, environment: Environment, cwd: str, user: str | None) -> bytes:
     """The request's operations, all but its stdio."""
     parts = [
         strings(Kind.ARGV, (request.command, *request.args)),
         environment.encode(user, request.env),
-        operation(Kind.CWD, cwd.encode("utf-8", "surrogateescape")),
+        _directory(cwd),
     ]
     if request.command in _BUILTINS:
         parts.append(strings(Kind.FALLBACK_ARGV, (*_THROUGH_SHELL, request.command, *request.args)))

@@ -47,12 +47,15 @@ def operations(layout: Layout, places: SessionPlaces) -> list[bytes]:
 
     As root the trees are handed over by another process, which makes them meanwhile.
     """
+    awaited = operation(Kind.AWAIT)
+    configuration = _configuration(layout, places.etc)
     return [
         _skeleton(layout, places.shm_bytes or _SHM_BYTES),
         _toolchain(layout),
-        *(layers.owned(places) if layout.owned else ()),
+        # what needs no directory of the session's comes before the wait for those; but our files go over an owned /etc
+        *([awaited, *layers.owned(places), configuration] if layout.owned else [configuration, awaited]),
         *_session(layout, places),
-        _after(layout, places.etc),
+        _after(layout),
     ]
 
 
@@ -72,7 +75,7 @@ def _toolchain(layout: Layout) -> bytes:
     for name in TOOLCHAIN:
         if os.path.islink(f"/{name}") or not os.path.isdir(f"/{name}"):
             continue
-        if name in layout.veiled and name != "etc":
+        if name in layout.veiled and name != "etc" and name not in layout.together:
             parts += layers.veiled(layout, name)
         elif not layout.owned and name not in layout.veiled:
             parts.append(operation(Kind.TREE, f"/{name}", name, flags=_READ_ONLY | layout.tree_flags))
@@ -80,11 +83,15 @@ def _toolchain(layout: Layout) -> bytes:
 
 
 @lru_cache(maxsize=16)
-def _after(layout: Layout, etc: str) -> bytes:
+def _configuration(layout: Layout, etc: str) -> bytes:
+    return b"".join(_etc(layout, etc))
+
+
+@lru_cache(maxsize=16)
+def _after(layout: Layout) -> bytes:
     masks = [*_MASKED, *(path.lstrip("/") for path in layout.hidden), *(layers.owned_secrets() if layout.owned else ())]
     return b"".join(
         [
-            *_etc(layout, etc),
             *_visible(layout),
             operation(Kind.PROC, "proc"),
             *(operation(Kind.MASK, path) for path in masks),
@@ -171,9 +178,12 @@ def _etc(layout: Layout, directory: str) -> Iterator[bytes]:
     Without an overlay, over those that are there; a link among them, as resolv.conf often is, leads into /run.
     """
     if "etc" in layout.veiled:
-        flags = _READ_ONLY | layout.tree_flags | Tree.STAGE
-        yield operation(Kind.TREE, directory, layers.STAGE, flags=flags)
-        yield from layers.veiled(layout, "etc", above=(layers.STAGE,))
+        if "etc" in layout.together:
+            yield from layers.veiled_together(layout, directory)
+        else:
+            flags = _READ_ONLY | layout.tree_flags | Tree.STAGE
+            yield operation(Kind.TREE, directory, layers.STAGE, flags=flags)
+            yield from layers.veiled(layout, "etc", above=(layers.STAGE,))
         if os.path.isfile(_LINKER_CACHE):
             direct = _READ_ONLY | layout.tree_flags | Tree.NOT_RECURSIVE
             yield operation(Kind.TREE, _LINKER_CACHE, _LINKER_CACHE, flags=direct)

@@ -5,13 +5,14 @@ import fcntl
 import os
 import secrets
 from collections import deque
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 
 from msgspec.structs import replace
 
 from alcove.contract import (
     LifecycleError,
+    Limited,
     SandboxSession,
     SandboxSessionId,
     SandboxSpec,
@@ -27,10 +28,11 @@ from alcove.local.host import Host
 from alcove.local.launch import CONTROL_SOCKET, EXEC_SOCKET, Launcher, connect, launch
 from alcove.local.mounting import Mounter
 from alcove.local.operations import Kind, operation
-from alcove.local.records import Maker, Record
+from alcove.local.records import Egress, Maker, Record
 from alcove.local.removal import remove_tree
 from alcove.local.store import ROOT_STORE, Row, Store
 
+_END = operation(Kind.END)
 _END_WITHIN_S = 1.0
 _REMOVE_INLINE = 256
 _REAP_AT_ONCE = 4
@@ -70,7 +72,8 @@ class Sessions:
         self._mounter = mounter
         self.layout = self._layout(owned=config.rootfs == "owned")
         self._etc = {
-            shared: etc.generate(store.root, shared_network=shared, users=host.root) for shared in (False, True)
+            shared: etc.generate(store.root, nameserver=None if shared else config.egress.resolver, users=host.root)
+            for shared in (False, True)
         }
         self._live: dict[str, LiveSession] = {}
         self._children: deque[int] = deque()
@@ -138,33 +141,60 @@ class Sessions:
         """Make a session; when that fails or is cancelled, nothing of it is left."""
         session_id = spec.session_id or f"s-{secrets.token_hex(6)}"
         key = secrets.token_hex(8)
-        try:
-            launcher = Launcher(self._native, "warden", key)  # first, so that it loads while we prepare
-        except OSError as error:
-            raise LifecycleError(f"the session could not be made: {error}") from None
-        try:
-            record = Record(maker=self._maker)
-            row = self._store.reserve(session_id, key, to_json(spec), records.encode(record), ranged=self._host.root)
-        except BaseException:
-            launcher.abandon()
-            raise
+        record = Record(maker=self._maker)
+        row = self._store.reserve(session_id, key, to_json(spec), records.encode(record), ranged=self._host.root)
         live = LiveSession(row, spec, record, self._store.directory(key))
         try:
-            self._make_directories(live)
-            await self._start(live, enforced, launcher)
+            await self._start(live, enforced, self._make_directories)
             for mount in spec.mounts:
                 await self._mounter.attach(live, mount)
+            await self.open_egress(live)
             live.record = replace(live.record, maker=None)
             self.save(live)
         except BaseException as error:
-            launcher.abandon()
             await asyncio.shield(self._discard(live))
             if isinstance(error, OSError):
                 raise LifecycleError(f"the session could not be made: {error}") from None
             raise
         self._live[live.id] = live
-        self._reap_some(launcher.pid)
         return live
+
+    async def open_egress(self, live: LiveSession) -> None:
+        """Let a session with new processes reach what its policy allows.
+
+        Raises:
+            NetworkPolicyError: it cannot be put in force.
+        """
+        policy = live.spec.network_policy
+        if isinstance(policy, Limited) and policy.allowed_hosts:
+            from alcove.local import egress
+
+            settings = Egress(settings=self._config.egress)
+            live.record = replace(live.record, egress=await egress.open_up(self._store.root, live, settings))
+
+    async def change_policy(self, live: LiveSession, policy: Limited) -> None:
+        """Put another allow-list in force, on a live session at once; under the session's lock.
+
+        Raises:
+            NetworkPolicyError: it cannot be; the old one stays.
+        """
+        before = live.spec
+        after = replace(before, network_policy=policy)
+        if processes.alive(live.record.processes):
+            from alcove.local import egress
+
+            if live.record.egress is not None:
+                served = await egress.change(self._store.root, live, policy, live.record.egress)
+                live.record = replace(live.record, egress=served)
+            else:
+                live.spec = after
+                try:
+                    await self.open_egress(live)
+                except BaseException:
+                    live.spec = before
+                    raise
+        live.spec = after
+        self.save(live, spec=True)
 
     def _reap_some(self, born: int) -> None:
         """A session of ours that another process ends leaves its warden to us: look at a few with each new one."""
@@ -175,6 +205,7 @@ class Sessions:
         self._children.append(born)
 
     def _make_directories(self, live: LiveSession) -> None:
+        """While the launcher is at work: it waits before the first step that needs them."""
         os.mkdir(live.directory, 0o700)
         for name in (*layout.SESSION_DIRECTORIES, *layers.upper_directories(self.layout)):
             path = f"{live.directory}/{name}"
@@ -184,7 +215,25 @@ class Sessions:
             if live.base_id is not None and not self._host.idmap:
                 os.chown(path, live.base_id, live.base_id)
 
-    async def _start(self, live: LiveSession, enforced: limits.Enforced, launcher: Launcher) -> None:
+    async def _start(
+        self, live: LiveSession, enforced: limits.Enforced, prepare: Callable[[LiveSession], None] | None = None
+    ) -> None:
+        made = self._plan(live, enforced)
+        launcher = Launcher(self._native, "warden", live.key, made.encoded)
+        try:
+            if prepare:
+                prepare(live)
+            running = await launch(launcher, live.directory)
+            live.record = replace(live.record, processes=running, isolation=made.isolation)
+            if live.record.root == _OWNED:
+                layers.check_overlays(running.warden)
+        except BaseException:
+            launcher.abandon()
+            raise
+        self._reap_some(launcher.pid)
+
+    def _plan(self, live: LiveSession, enforced: limits.Enforced) -> plan.LaunchPlan:
+        """What the launcher is to do, with the groups made."""
         groups = cgroups.create(self._host.hierarchies, live.key, enforced.groups)
         memory = self._config.memory_dir or f"{live.directory}/memory"
         live.record = replace(
@@ -207,11 +256,7 @@ class Sessions:
         )
         owned = live.record.root == _OWNED
         shown = self.layout if owned == self.layout.owned else self._layout(owned=owned)
-        made = plan.build(self._host, live.spec, shown, places, groups, enforced.resources, live.base_id)
-        running = await launch(launcher, made.encoded, live.directory)
-        live.record = replace(live.record, processes=running, isolation=made.isolation)
-        if owned:
-            layers.check_overlays(running.warden)
+        return plan.build(self._host, live.spec, shown, places, groups, enforced.resources, live.base_id)
 
     async def _discard(self, live: LiveSession) -> None:
         """Undo a provision that failed, whatever had been done; what cannot be undone now is left to the next sweep."""
@@ -262,15 +307,15 @@ class Sessions:
         with suppress(OSError):
             cgroups.remove(live.record.groups)
         attached = live.record.attached
-        live.record = replace(live.record, attached=(), processes=None)
+        live.record = replace(live.record, attached=(), processes=None, egress=None)
         live.oom_kills = 0
-        launcher = Launcher(self._native, "warden", live.key)
         try:
-            await self._start(live, limits.decide(self._host, self._config, live.spec), launcher)
+            await self._start(live, limits.decide(self._host, self._config, live.spec))
             for mount in attached:
                 await self._mounter.mount(live, mount, again=True)
+            await self.open_egress(live)
         except BaseException as error:
-            launcher.abandon()
+            await asyncio.shield(processes.stop(live.record.processes, live.record.groups))
             if isinstance(error, OSError):
                 raise LifecycleError(f"the session could not be brought back: {error}") from None
             raise
@@ -318,7 +363,9 @@ class Sessions:
                     self.refresh(live)  # another process may have brought it back since we looked
                     await processes.stop(live.record.processes, live.record.groups)
                     await self._remove_files(live)
-                await processes.stop(live.record.processes, live.record.groups)
+                if not await processes.end_warden(live.record.processes, live.record.groups):
+                    self.refresh(live)  # what ended is not what we knew: another process had brought it back
+                    await processes.end_warden(live.record.processes, live.record.groups)
                 self._remove_groups(live)
                 self._store.end(live.id)
         except SessionNotFound:
@@ -336,11 +383,9 @@ class Sessions:
     async def _end_cell(self, live: LiveSession) -> bool:
         """Let the warden kill the session's processes: true when it says that none is left."""
         try:
-            async with asyncio.timeout(_END_WITHIN_S):
-                reply = await control.ask(live.directory, operation(Kind.END))
-        except (OSError, TimeoutError):
+            return (await control.ask(live.directory, _END, within=_END_WITHIN_S)).error == 0
+        except OSError:
             return False
-        return reply.error == 0
 
     async def _remove_files(self, live: LiveSession) -> None:
         """First the name, so that whatever is left of it after a kill -9 is no session any more."""

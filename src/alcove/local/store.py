@@ -21,18 +21,23 @@ from alcove.contract import InvalidRequest, SandboxIoError, SessionNotFound
 TOMBSTONE_S = 86_400
 #: Where the sessions of the host's root lie, unless told otherwise.
 ROOT_STORE = "/var/lib/alcove"
-_SCHEMA_VERSION = 1
-_SCHEMA = """
+_SCHEMA_VERSION = 2
+# Rows lie in the order of their making, so that a new one writes the last page and splits no other; a day's tombstones
+# are many, and neither a listing nor the sweep is to read them.
+_SCHEMA = (
+    """
 CREATE TABLE sessions (
-    id      TEXT PRIMARY KEY,
-    key     TEXT NOT NULL UNIQUE,
+    id      TEXT NOT NULL UNIQUE,
+    key     TEXT NOT NULL,        -- 64 random bits
     slot    INTEGER UNIQUE,       -- the uid range, for root
     spec    BLOB NOT NULL,        -- SandboxSpec as JSON, the policy in force included
     record  BLOB NOT NULL,        -- SessionRecord as JSON
     created REAL NOT NULL,
     ended   REAL                  -- NULL while the session is there
-) STRICT, WITHOUT ROWID;
-"""
+) STRICT
+""",
+    "CREATE INDEX sessions_by_end ON sessions (ended)",
+)
 _SLOTS = 24_000
 _BASE_ID = 0x2000_0000
 _RANGE = 65_536
@@ -66,7 +71,7 @@ class Store:
     """An open store.
 
     Raises:
-        SandboxIoError: the directory cannot be made, is not ours alone, or has a schema of a later version.
+        SandboxIoError: the directory cannot be made, is not ours alone, or has a schema of another version.
     """
 
     def __init__(self, root: str | None) -> None:
@@ -113,11 +118,13 @@ class Store:
         try:
             version = self._version()  # another process may have been first
             if version == 0:
-                self._db.execute(_SCHEMA)
+                for statement in _SCHEMA:
+                    self._db.execute(statement)
                 self._db.execute(f"PRAGMA user_version={_SCHEMA_VERSION}")
             elif version != _SCHEMA_VERSION:
+                remedy = "upgrade Alcove" if version > _SCHEMA_VERSION else "set ALCOVE_HOME to a new directory"
                 raise SandboxIoError(
-                    f"the store {self.root} has schema {version}, this Alcove knows {_SCHEMA_VERSION}: upgrade Alcove"
+                    f"the store {self.root} has schema {version}, this Alcove knows {_SCHEMA_VERSION}: {remedy}"
                 )
         finally:
             self._db.execute("COMMIT")

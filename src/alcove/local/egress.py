@@ -1,0 +1,181 @@
+"""Sessions' egress on this machine: the sockets come from a session's warden, the keeper's service serves them."""
+
+import os
+import socket
+from collections.abc import Iterable
+from contextlib import suppress
+from ipaddress import ip_network
+from typing import TYPE_CHECKING
+
+from alcove.contract import Limited, NetworkPolicyError
+from alcove.egress import netlink
+from alcove.egress.config import EgressConfig
+from alcove.egress.policy import Policy
+from alcove.egress.settings import fake, has_ipv6, resolver
+from alcove.egress.wire import Apply, Attach, Reply, Request, ask
+from alcove.local import keeper
+from alcove.local.control import ANSWER_WITHIN_S, parse_reply, send
+from alcove.local.launch import CONTROL_SOCKET, connect
+from alcove.local.layout import EGRESS_LOG
+from alcove.local.operations import Kind, operation
+from alcove.local.processes import open_warden
+from alcove.local.readiness import readable
+from alcove.local.records import Egress
+
+if TYPE_CHECKING:
+    from alcove.local.sessions import LiveSession
+
+# On the session's loopback, where a server of the guest's is least likely to want to be
+_TCP_PORT = 1
+_DNS_PORT = 2
+_ATTEMPTS = 3
+
+
+def parsed(policy: Limited, config: EgressConfig) -> Policy:
+    """The policy, read.
+
+    Raises:
+        InvalidRequest: an entry of it cannot be.
+    """
+    return Policy.parse(policy.allowed_hosts, fake=fake(config))
+
+
+async def open_up(root: str, live: "LiveSession", egress: Egress) -> Egress:
+    """Put a session's policy in force: its namespace is prepared, and the service serves it.
+
+    Raises:
+        NetworkPolicyError: it cannot be; the session then reaches nothing.
+    """
+    policy = _policy(live)
+    networks = tuple(map(str, parsed(policy, egress.settings).networks))
+    fds = await prepare(live, egress, networks)
+    try:
+        await _ask(root, _attach(live, policy, egress.settings, len(fds) - 3), fds)
+    finally:
+        _close(fds)
+    return Egress(settings=egress.settings, networks=networks, prepared=True)
+
+
+def _policy(live: "LiveSession") -> Limited:
+    policy = live.spec.network_policy
+    return policy if isinstance(policy, Limited) else Limited()
+
+
+async def prepare(live: "LiveSession", egress: Egress, networks: tuple[str, ...]) -> tuple[int, ...]:
+    """The session's sockets, and a pidfd of its warden: descriptors of ours from then on.
+
+    Raises:
+        NetworkPolicyError: the namespace cannot be prepared.
+    """
+    settings = egress.settings
+    if egress.prepared:
+        fds = await _sockets(
+            live, netlink.change_routes(map(ip_network, egress.networks), map(ip_network, networks))
+        )
+    else:
+        # an attempt before this one may have come as far as to the tables; to replace what is not there takes time
+        fds = await _sockets(
+            live, _whole(settings, networks, replace=False), else_=_whole(settings, networks, replace=True)
+        )
+    try:
+        return (*fds, open_warden(live.record.processes))
+    except OSError as error:
+        _close(fds)
+        raise NetworkPolicyError(f"session `{live.id}` has ended: {error.strerror}") from None
+
+
+def _whole(settings: EgressConfig, networks: tuple[str, ...], *, replace: bool) -> list[netlink.Message]:
+    return netlink.prepare(
+        [fake(settings), *map(ip_network, networks)],
+        tcp_port=_TCP_PORT,
+        dns_port=_DNS_PORT,
+        resolver=resolver(settings),
+        ipv6=has_ipv6(),
+        replace=replace,
+    )
+
+
+def _attach(live: "LiveSession", policy: Limited, settings: EgressConfig, listeners: int) -> Attach:
+    return Attach(
+        id=str(live.id),
+        allowed_hosts=tuple(policy.allowed_hosts),
+        log=f"{live.directory}/{EGRESS_LOG}",
+        settings=settings,
+        listeners=listeners,
+    )
+
+
+async def serve_again(live: "LiveSession", egress: Egress) -> tuple[Attach, list[int]]:
+    """What a service that was started anew needs of a session.
+
+    Raises:
+        NetworkPolicyError: the session has ended.
+    """
+    fds = await prepare(live, egress, egress.networks)
+    return _attach(live, _policy(live), egress.settings, len(fds) - 3), list(fds)
+
+
+async def change(root: str, live: "LiveSession", policy: Limited, egress: Egress) -> Egress:
+    """Put another policy in force on a session that is served; what it forbids is broken off at once.
+
+    Raises:
+        InvalidRequest: an entry of it cannot be; the old one stays.
+        NetworkPolicyError: it could not be put in force; the old one stays.
+    """
+    networks = tuple(map(str, parsed(policy, egress.settings).networks))
+    served = (await _ask(root, Apply(id=str(live.id), allowed_hosts=tuple(policy.allowed_hosts)))).served
+    try:
+        fds = await prepare(live, egress, networks)
+    except NetworkPolicyError:
+        await _ask(root, Apply(id=str(live.id), allowed_hosts=tuple(_policy(live).allowed_hosts)))
+        raise
+    try:
+        if not served:
+            await _ask(root, _attach(live, policy, egress.settings, len(fds) - 3), fds)
+    finally:
+        _close(fds)
+    return Egress(settings=egress.settings, networks=networks, prepared=True)
+
+
+async def _ask(root: str, request: Request, fds: tuple[int, ...] = ()) -> Reply:
+    for _ in range(_ATTEMPTS):  # a service may be on its way out, or die
+        try:
+            connection = keeper.reach(root)
+        except OSError:
+            await keeper.start(root)
+            continue
+        with suppress(OSError):
+            return await ask(connection, request, fds)
+    raise NetworkPolicyError(f"the egress service does not answer; {root}/egress.err may tell why")
+
+
+async def _sockets(live: "LiveSession", messages: Iterable[netlink.Message]) -> tuple[int, ...]:
+    """Ask the session's warden to configure its namespace, and for the sockets in it."""
+    wanted = [(socket.SOCK_STREAM, socket.AF_INET, _TCP_PORT)]
+    if has_ipv6():
+        wanted.append((socket.SOCK_STREAM, socket.AF_INET6, _TCP_PORT))
+    wanted += [(socket.SOCK_DGRAM, socket.AF_INET, _DNS_PORT), (socket.SOCK_STREAM, socket.AF_INET, _DNS_PORT)]
+    request = [operation(Kind.NETWORK)]
+    request += [operation(Kind.NETLINK, datagram, n0=protocol) for protocol, datagram in messages]
+    request += [operation(Kind.SOCKET, n0=kind, v0=family, n1=port) for kind, family, port in wanted]
+    try:
+        with connect(live.directory, CONTROL_SOCKET) as connection:
+            send(connection, b"".join(request))
+            if not await readable(connection.fileno(), ANSWER_WITHIN_S):
+                raise TimeoutError("the session's warden did not answer")
+            data, fds, _, _ = socket.recv_fds(connection, 4096, len(wanted), socket.MSG_CMSG_CLOEXEC)
+        reply = parse_reply(data)
+    except OSError as error:
+        raise NetworkPolicyError(f"session `{live.id}` does not answer: {error}") from None
+    if reply.error or len(fds) != len(wanted):
+        _close(fds)
+        raise NetworkPolicyError(
+            f"the session's network could not be prepared: {reply.step}: {os.strerror(reply.error)}; `alcove doctor` "
+            "tells what this kernel lacks"
+        )
+    return tuple(fds)
+
+
+def _close(fds: Iterable[int]) -> None:
+    for fd in fds:
+        os.close(fd)

@@ -1,0 +1,157 @@
+"""The keeper: one small helper per user and store, started by whoever needs it first, gone soon after the last session.
+
+It holds the socket of the egress service and starts the service again when that dies; a request that comes meanwhile
+waits in the socket's queue. The service it starts serves again what the store says. Nothing else depends on it.
+"""
+
+import asyncio
+import fcntl
+import os
+import signal
+import socket
+import sys
+from contextlib import suppress
+
+from alcove.contract import NetworkPolicyError
+from alcove.local.launch import connect, listen
+from alcove.local.readiness import readable
+
+#: Seconds after the last session has gone.
+LINGER_S = 5.0
+_START_WITHIN_S = 20.0
+_SOCKET = "egress.sock"
+#: A service that dies again and again is given up after so many times in a row.
+_MOST_DEATHS = 20
+_SETTLED_S = 2.0
+
+
+def reach(root: str) -> socket.socket:
+    """A connection to the service, not blocking.
+
+    Raises:
+        OSError: nobody listens.
+    """
+    return connect(root, _SOCKET)
+
+
+async def start(root: str) -> None:
+    """Start a keeper, unless one is there.
+
+    Raises:
+        NetworkPolicyError: it does not start; its log tells why.
+    """
+    lock = os.open(f"{root}/egress.start", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        await asyncio.to_thread(fcntl.flock, lock, fcntl.LOCK_EX)
+        if not _listens(root):
+            await _start(root)
+    finally:
+        os.close(lock)
+
+
+def _listens(root: str) -> bool:
+    try:
+        reach(root).close()
+    except BlockingIOError:
+        return True  # its queue is full: somebody is there
+    except OSError:
+        return False
+    return True
+
+
+async def _start(root: str) -> None:
+    reading, writing = os.pipe2(os.O_CLOEXEC)
+    try:
+        log = os.open(f"{root}/egress.err", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        try:
+            _spawn(root, log, writing)
+        finally:
+            os.close(log)
+            os.close(writing)
+        if not await readable(reading, _START_WITHIN_S) or os.read(reading, 1) != b"r":
+            raise NetworkPolicyError(f"the egress service does not start; {root}/egress.err tells why")
+    finally:
+        os.close(reading)
+
+
+def _spawn(root: str, log: int, ready: int) -> None:
+    """Through a shell of ours that ends at once, so that the keeper is nobody's child to wait for."""
+    argv = [sys.executable, "-P", "-c", _MAIN, root]
+    environment = {name: value for name in ("PYTHONPATH", "PATH", "LANG") if (value := os.environ.get(name))}
+    pid = os.posix_spawn(
+        sys.executable,
+        argv,
+        environment,
+        file_actions=[
+            (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDWR, 0),
+            (os.POSIX_SPAWN_DUP2, ready, 3),
+            (os.POSIX_SPAWN_DUP2, log, 2),
+            (os.POSIX_SPAWN_DUP2, 0, 1),
+        ],
+        setsid=True,
+    )
+    os.waitpid(pid, 0)
+
+
+_MAIN = "import os, sys\nif os.fork() == 0:\n from alcove.local.keeper import main\n main(sys.argv[1], 3)"
+
+
+def main(root: str, ready: int) -> None:
+    """Be the keeper of a store."""
+    _title("alcove-keeper")
+    os.closerange(4, 64)
+    listener = listen(root, _SOCKET)
+    os.write(ready, b"r")
+    os.close(ready)
+    _keep(root, listener)
+
+
+def _keep(root: str, listener: socket.socket) -> None:
+    import time
+
+    deaths = 0
+    while deaths < _MOST_DEATHS:
+        began = time.monotonic()
+        pid = os.fork()
+        if pid == 0:
+            _serve(root, listener)
+        _, status = os.waitpid(pid, 0)
+        if status == 0:
+            break
+        deaths = deaths + 1 if time.monotonic() - began < _SETTLED_S else 0
+        if deaths:
+            time.sleep(min(0.05 * deaths, 1.0))
+    with suppress(FileNotFoundError):
+        os.unlink(f"{root}/{_SOCKET}")
+
+
+def _serve(root: str, listener: socket.socket) -> None:
+    """Be the service; ends this process."""
+    import traceback
+
+    _title("alcove-egress")
+    _die_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        from alcove.local.egress_service import run
+
+        asyncio.run(run(root, listener))
+    except BaseException:  # noqa: BLE001 - the end of a process of ours: told, and started again
+        traceback.print_exc()
+        os._exit(1)
+    os._exit(0)
+
+
+def _title(name: str) -> None:
+    with open("/proc/self/comm", "w") as file:
+        file.write(name)
+
+
+def _die_with_parent() -> None:
+    """A service without its keeper would hold sessions that the next keeper serves too."""
+    import ctypes
+
+    parent = os.getppid()
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG
+    if os.getppid() != parent:
+        os._exit(1)
