@@ -15,8 +15,13 @@
 #define ALCOVE_BUILD_OPTIONS "by hand"
 #endif
 
+/* Its descriptor lands on the lowest number, since what we have opened is out of the way. */
 static int load_plan(struct plan *plan)
 {
+    char byte;
+    int fd, count = 1;
+    if (message_receive(FD_SETUP, &byte, 1, &fd, &count) != 1 || count != 1 || fd != FD_PLAN)
+        return -1;
     struct stat found;
     if (fstat(FD_PLAN, &found) < 0 || found.st_size <= 0)
         return -1;
@@ -64,15 +69,19 @@ int main(int argc, char **argv)
     if (argc == 3 && strcmp(argv[1], "--probe") == 0)
         return probe_main(argv[2]);
     struct plan plan;
-    sys_close_range(FD_PLAN + 1, ~0U, 0);
+    int warden = argc > 2 && strcmp(argv[2], "warden") == 0;
+    sys_close_range(FD_PLAN, ~0U, 0);
     fcntl(FD_SETUP, F_SETFD, FD_CLOEXEC);
-    fcntl(FD_PLAN, F_SETFD, FD_CLOEXEC);
     title_keep(argc, argv);
-    if (argc < 3 || load_plan(&plan) < 0) {
+    if (warden)
+        warden_begin(argc > 3 && strcmp(argv[3], "network") == 0);
+    if (load_plan(&plan) < 0) {
+        if (warden)
+            warden_abandon();
         dprintf(2, "alcove-warden: nobody sent a plan; the `alcove` command and library start this program\n");
         return 2;
     }
-    if (strcmp(argv[2], "porter") == 0)
+    if (!warden)
         return porter_main(&plan);
     warden_main(&plan);
 }

@@ -8,10 +8,11 @@
 #include <stdint.h>
 #include <sys/types.h>
 
-/* What the caller starts the binary with. It goes on preparing while we begin: one message then brings two listening
- * sockets, the warden's and the spawner's, and says that the session's directories are there (OP_AWAIT). */
+/* The caller starts the binary with one socket, and goes on preparing while we begin. A first message on it brings the
+ * plan. A second brings two listening sockets, the warden's and the spawner's, and says that the session's directories
+ * are there (OP_AWAIT). */
 enum {
-    FD_SETUP = 3, /* SOCK_SEQPACKET: one message comes, one report goes back */
+    FD_SETUP = 3, /* SOCK_SEQPACKET: two messages come, one report goes back */
     FD_PLAN = 4,  /* sealed memfd */
 };
 
@@ -164,6 +165,9 @@ void network_sent(const int *fds, int count); /* lets go of those that are not k
 int probe_main(const char *directory);
 
 /* ---- warden.c ---- */
+/* Before the plan has come: init, and the namespaces that need no plan. Failures are told by warden_main. */
+void warden_begin(int network);
+void warden_abandon(void); /* no plan will come */
 _Noreturn void warden_main(const struct plan *plan);
 void enter_cgroups(const struct cgroup_doors *doors, int born_outside);
 int open_namespace(int host_proc, const char *name);

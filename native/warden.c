@@ -277,31 +277,62 @@ static void build(struct warden *warden, struct mounts *mounts)
     close(spawner);
 }
 
-/* ---- provisioning ---- */
+/* ---- before the plan has come ---- */
 
-/* Init makes the network, the dearest of the namespaces, while everything else is prepared. */
-static pid_t init_birth(struct warden *warden, int *socket, int *orphans, uint64_t namespaces)
+static struct mounts mounts;
+static struct warden warden;
+static int orphans; /* init's reports of what it reaped, for the spawner */
+static int early_error;
+
+/* Out of the way of the plan's descriptor. */
+static int high(int fd)
+{
+    int moved = fcntl(fd, F_DUPFD_CLOEXEC, FD_PLAN + 1);
+    close(fd);
+    return moved;
+}
+
+/* Init makes the network, the dearest of the namespaces, while the caller prepares the rest. */
+static pid_t init_birth(int network)
 {
     int sockets[2], reaped[2];
-    CHECK(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, sockets), "socket", "init");
-    CHECK(pipe2(reaped, O_CLOEXEC | O_NONBLOCK), "pipe", "");
-    struct sys_clone_args args = {.flags = CLONE_NEWPID | (namespaces & OF_INIT), .exit_signal = SIGCHLD};
+    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, sockets) < 0 || pipe2(reaped, O_CLOEXEC | O_NONBLOCK) < 0)
+        return -1;
+    struct sys_clone_args args = {.flags = CLONE_NEWPID | (compiled_in() & OF_INIT), .exit_signal = SIGCHLD};
     pid_t pid = sys_clone3(&args);
-    CHECK(pid, "clone", "init, in namespaces of its own");
     if (pid == 0) {
         close(sockets[0]);
-        init_main(warden->host_proc, sockets[1], reaped[1], namespaces & CLONE_NEWNET);
+        init_main(warden.host_proc, sockets[1], reaped[1], network && (compiled_in() & CLONE_NEWNET));
     }
+    int error = errno;
     close(sockets[1]);
     close(reaped[1]);
-    *socket = sockets[0];
-    *orphans = reaped[0];
+    mounts.init = high(sockets[0]);
+    orphans = high(reaped[0]);
+    errno = error;
     return pid;
 }
 
-static void join_cell(const struct warden *warden, uint64_t namespaces)
+void warden_begin(int network)
 {
-    int pidfd = sys_pidfd_open(warden->init, 0);
+    title_set("alcove-warden");
+    clean_start();
+    warden.host_proc = high(open("/proc", O_PATH | O_DIRECTORY | O_CLOEXEC));
+    warden.init = init_birth(network);
+    early_error = errno;
+}
+
+void warden_abandon(void)
+{
+    if (warden.init > 0 && kill(warden.init, SIGKILL) == 0)
+        waitpid(warden.init, NULL, __WALL);
+}
+
+/* ---- provisioning ---- */
+
+static void join_cell(uint64_t namespaces)
+{
+    int pidfd = sys_pidfd_open(warden.init, 0);
     CHECK(pidfd, "pidfd", "init");
     CHECK(setns(pidfd, (int)(namespaces & OF_INIT)), "setns", "the namespaces of init");
     close(pidfd);
@@ -310,20 +341,16 @@ static void join_cell(const struct warden *warden, uint64_t namespaces)
 
 void warden_main(const struct plan *plan)
 {
-    static struct mounts mounts;
-    struct warden warden = {.plan = plan};
     struct op op;
-    int orphans;
-    title_set("alcove-warden");
-    clean_start();
-    CHECK(warden.host_proc = open("/proc", O_PATH | O_DIRECTORY | O_CLOEXEC), "open", "/proc");
     plan_find(plan, OP_NAMESPACES, &op);
     uint64_t namespaces = op.v0 & compiled_in();
-    warden.init = init_birth(&warden, &mounts.init, &orphans, namespaces);
+    warden.plan = plan;
+    errno = early_error;
+    CHECK(warden.init, "clone", "init, in namespaces of its own");
     open_cgroups(plan, &warden.cgroups);
     mounts.spawner = spawner_birth(&warden, orphans);
     FAULT(plan, "spawner-born");
-    join_cell(&warden, namespaces);
+    join_cell(namespaces);
     expect(mounts.spawner, 'M', NULL);
     FAULT(plan, "mapped");
     settle(plan);

@@ -1,9 +1,11 @@
 """Sessions' egress on this machine: the sockets come from a session's warden, the keeper's service serves them."""
 
+import errno
 import os
 import socket
 from collections.abc import Iterable
 from contextlib import suppress
+from functools import lru_cache
 from ipaddress import ip_network
 from typing import TYPE_CHECKING
 
@@ -37,7 +39,16 @@ def parsed(policy: Limited, config: EgressConfig) -> Policy:
     Raises:
         InvalidRequest: an entry of it cannot be.
     """
-    return Policy.parse(policy.allowed_hosts, fake=fake(config))
+    return _read(policy.allowed_hosts, config)
+
+
+@lru_cache(maxsize=8)  # read more than once for each session, and sessions come with few lists
+def _read(entries: tuple[str, ...], config: EgressConfig) -> Policy:
+    return Policy.parse(entries, fake=fake(config))
+
+
+def _networks(policy: Limited, config: EgressConfig) -> tuple[str, ...]:
+    return tuple(map(str, parsed(policy, config).networks))
 
 
 async def open_up(root: str, live: "LiveSession", egress: Egress) -> Egress:
@@ -47,7 +58,7 @@ async def open_up(root: str, live: "LiveSession", egress: Egress) -> Egress:
         NetworkPolicyError: it cannot be; the session then reaches nothing.
     """
     policy = _policy(live)
-    networks = tuple(map(str, parsed(policy, egress.settings).networks))
+    networks = _networks(policy, egress.settings)
     fds = await prepare(live, egress, networks)
     try:
         await _ask(root, _attach(live, policy, egress.settings, len(fds) - 3), fds)
@@ -69,14 +80,13 @@ async def prepare(live: "LiveSession", egress: Egress, networks: tuple[str, ...]
     """
     settings = egress.settings
     if egress.prepared:
-        fds = await _sockets(
-            live, netlink.change_routes(map(ip_network, egress.networks), map(ip_network, networks))
-        )
+        messages = netlink.change_routes(map(ip_network, egress.networks), map(ip_network, networks))
+        fds = await _sockets(live, messages)
     else:
-        # an attempt before this one may have come as far as to the tables; to replace what is not there takes time
-        fds = await _sockets(
-            live, _whole(settings, networks, replace=False), else_=_whole(settings, networks, replace=True)
-        )
+        try:
+            fds = await _sockets(live, _whole(settings, networks, replace=False))
+        except FileExistsError:  # an attempt before this one came as far as to the tables
+            fds = await _sockets(live, _whole(settings, networks, replace=True))
     try:
         return (*fds, open_warden(live.record.processes))
     except OSError as error:
@@ -84,6 +94,7 @@ async def prepare(live: "LiveSession", egress: Egress, networks: tuple[str, ...]
         raise NetworkPolicyError(f"session `{live.id}` has ended: {error.strerror}") from None
 
 
+@lru_cache(maxsize=8)
 def _whole(settings: EgressConfig, networks: tuple[str, ...], *, replace: bool) -> list[netlink.Message]:
     return netlink.prepare(
         [fake(settings), *map(ip_network, networks)],
@@ -122,7 +133,7 @@ async def change(root: str, live: "LiveSession", policy: Limited, egress: Egress
         InvalidRequest: an entry of it cannot be; the old one stays.
         NetworkPolicyError: it could not be put in force; the old one stays.
     """
-    networks = tuple(map(str, parsed(policy, egress.settings).networks))
+    networks = _networks(policy, egress.settings)
     served = (await _ask(root, Apply(id=str(live.id), allowed_hosts=tuple(policy.allowed_hosts)))).served
     try:
         fds = await prepare(live, egress, networks)
@@ -150,7 +161,12 @@ async def _ask(root: str, request: Request, fds: tuple[int, ...] = ()) -> Reply:
 
 
 async def _sockets(live: "LiveSession", messages: Iterable[netlink.Message]) -> tuple[int, ...]:
-    """Ask the session's warden to configure its namespace, and for the sockets in it."""
+    """Ask the session's warden to configure its namespace, and for the sockets in it.
+
+    Raises:
+        FileExistsError: something is there that was not to be replaced.
+        NetworkPolicyError: it cannot.
+    """
     wanted = [(socket.SOCK_STREAM, socket.AF_INET, _TCP_PORT)]
     if has_ipv6():
         wanted.append((socket.SOCK_STREAM, socket.AF_INET6, _TCP_PORT))
@@ -169,6 +185,8 @@ async def _sockets(live: "LiveSession", messages: Iterable[netlink.Message]) -> 
         raise NetworkPolicyError(f"session `{live.id}` does not answer: {error}") from None
     if reply.error or len(fds) != len(wanted):
         _close(fds)
+        if reply.error == errno.EEXIST:
+            raise FileExistsError
         raise NetworkPolicyError(
             f"the session's network could not be prepared: {reply.step}: {os.strerror(reply.error)}; `alcove doctor` "
             "tells what this kernel lacks"

@@ -20,7 +20,6 @@ DEBUG_SOCKET = "debug.sock"
 PROVISION_WITHIN_S = 20.0
 _BACKLOG = 4096
 _SETUP_FD = 3
-_PLAN_FD = 4
 _MOST_PATH = 107  # sizeof sockaddr_un.sun_path, without the NUL
 _REPORT = Layout("<Iiiii64s192s")
 
@@ -88,29 +87,32 @@ def sealed(data: bytes, name: str) -> int:
 
 
 class Launcher:
-    """The native program, at work on its plan, until it needs the descriptors that come in a message.
+    """The native program, started: it begins at once, and goes on with its plan and then with the descriptors.
 
     Raises:
         LifecycleError: it does not start.
-        OSError: this process has not what that needs.
     """
 
-    def __init__(self, native: str, role: str, key: str, plan: bytes) -> None:
+    def __init__(self, native: str, role: str, key: str, *options: str) -> None:
+        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._socket.setblocking(False)
+        with theirs:
+            try:
+                self.pid = _spawn(native, [f"alcove-{role}", key, role, *options], theirs.fileno())
+            except OSError as error:
+                self._socket.close()
+                raise LifecycleError(f"the native launcher {native} does not start: {error.strerror}") from None
+
+    def plan(self, plan: bytes) -> None:
+        """Send the plan."""
         memory = sealed(plan, "alcove-plan")
         try:
-            self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            self._socket.setblocking(False)
-            with theirs:
-                try:
-                    self.pid = _spawn(native, [f"alcove-{role}", key, role], theirs.fileno(), memory)
-                except OSError as error:
-                    self._socket.close()
-                    raise LifecycleError(f"the native launcher {native} does not start: {error.strerror}") from None
+            self.send(memory)
         finally:
             os.close(memory)
 
     def send(self, *fds: int) -> None:
-        """Send the descriptors."""
+        """Send descriptors."""
         with suppress(BrokenPipeError):  # it has ended: so says its answer
             self._socket.sendmsg([b"f"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", fds))])
 
@@ -134,11 +136,10 @@ class Launcher:
         kill_and_reap(self.pid)
 
 
-def _spawn(native: str, arguments: list[str], setup: int, plan: int) -> int:
-    """Start a program with `setup` at 3, `plan` at 4, /dev/null at 0 to 2, and nothing of our environment."""
-    # out of the way of what goes to 0 to 4; and dup2 onto itself would leave it close-on-exec
-    given = (setup, plan)
-    moved = [fd if fd > _PLAN_FD else fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _PLAN_FD + 1) for fd in given]
+def _spawn(native: str, arguments: list[str], setup: int) -> int:
+    """Start a program with `setup` at 3, /dev/null at 0 to 2, and nothing of our environment."""
+    # out of the way of what is opened at 0 to 2, and dup2 onto itself would leave it close-on-exec
+    moved = fcntl.fcntl(setup, fcntl.F_DUPFD_CLOEXEC, _SETUP_FD + 1) if setup <= _SETUP_FD else setup
     try:
         return os.posix_spawn(
             native,
@@ -148,14 +149,12 @@ def _spawn(native: str, arguments: list[str], setup: int, plan: int) -> int:
                 (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDWR, 0),
                 (os.POSIX_SPAWN_DUP2, 0, 1),
                 (os.POSIX_SPAWN_DUP2, 0, 2),
-                (os.POSIX_SPAWN_DUP2, moved[0], _SETUP_FD),
-                (os.POSIX_SPAWN_DUP2, moved[1], _PLAN_FD),
+                (os.POSIX_SPAWN_DUP2, moved, _SETUP_FD),
             ],
         )
     finally:
-        for fd in moved:
-            if fd not in given:
-                os.close(fd)
+        if moved != setup:
+            os.close(moved)
 
 
 async def launch(launcher: Launcher, directory: str) -> Processes:

@@ -133,12 +133,13 @@ class Mounter:
         running = live.record.processes
         if running is None:
             raise ConnectionError("the session has no processes")
-        porter = Launcher(self._native, "porter", live.key, request)
+        porter = Launcher(self._native, "porter", live.key)
         try:
             userns = os.open(f"/proc/{running.warden}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
             try:
                 with connect(live.directory, CONTROL_SOCKET) as connection:
                     connection.setblocking(True)
+                    porter.plan(request)
                     porter.send(connection.fileno(), source.fd, userns)
             finally:
                 os.close(userns)

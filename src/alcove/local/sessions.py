@@ -141,11 +141,16 @@ class Sessions:
         """Make a session; when that fails or is cancelled, nothing of it is left."""
         session_id = spec.session_id or f"s-{secrets.token_hex(6)}"
         key = secrets.token_hex(8)
-        record = Record(maker=self._maker)
-        row = self._store.reserve(session_id, key, to_json(spec), records.encode(record), ranged=self._host.root)
+        launcher = self._launcher(key, spec)  # first: it begins while we prepare
+        try:
+            record = Record(maker=self._maker)
+            row = self._store.reserve(session_id, key, to_json(spec), records.encode(record), ranged=self._host.root)
+        except BaseException:
+            launcher.abandon()
+            raise
         live = LiveSession(row, spec, record, self._store.directory(key))
         try:
-            await self._start(live, enforced, self._make_directories)
+            await self._start(live, enforced, launcher, self._make_directories)
             for mount in spec.mounts:
                 await self._mounter.attach(live, mount)
             await self.open_egress(live)
@@ -215,12 +220,24 @@ class Sessions:
             if live.base_id is not None and not self._host.idmap:
                 os.chown(path, live.base_id, live.base_id)
 
-    async def _start(
-        self, live: LiveSession, enforced: limits.Enforced, prepare: Callable[[LiveSession], None] | None = None
-    ) -> None:
-        made = self._plan(live, enforced)
-        launcher = Launcher(self._native, "warden", live.key, made.encoded)
+    def _launcher(self, key: str, spec: SandboxSpec) -> Launcher:
+        # a net namespace takes the kernel longest, and needs no plan
+        early = () if isinstance(spec.network_policy, Unrestricted) else ("network",)
         try:
+            return Launcher(self._native, "warden", key, *early)
+        except OSError as error:
+            raise LifecycleError(f"the session could not be made: {error}") from None
+
+    async def _start(
+        self,
+        live: LiveSession,
+        enforced: limits.Enforced,
+        launcher: Launcher,
+        prepare: Callable[[LiveSession], None] | None = None,
+    ) -> None:
+        try:
+            made = self._plan(live, enforced)
+            launcher.plan(made.encoded)
             if prepare:
                 prepare(live)
             running = await launch(launcher, live.directory)
@@ -310,7 +327,8 @@ class Sessions:
         live.record = replace(live.record, attached=(), processes=None, egress=None)
         live.oom_kills = 0
         try:
-            await self._start(live, limits.decide(self._host, self._config, live.spec))
+            enforced = limits.decide(self._host, self._config, live.spec)
+            await self._start(live, enforced, self._launcher(live.key, live.spec))
             for mount in attached:
                 await self._mounter.mount(live, mount, again=True)
             await self.open_egress(live)

@@ -7,14 +7,13 @@ import subprocess
 from contextlib import suppress
 
 from alcove.contract import LifecycleError, SandboxError
-from alcove.local import cgroups, native
+from alcove.local import cgroups, host, native
 from alcove.local.config import LocalSandboxConfig
 from alcove.local.doctor.facts import Cgroups, Facts, Store
 from alcove.local.doctor.trial import attempt
 from alcove.local.store import Store as SessionStore
 from alcove.local.store import default_root
 
-_PROBE_WITHIN_S = 10
 _SYSCTLS = (
     "kernel.apparmor_restrict_unprivileged_userns",
     "kernel.unprivileged_userns_clone",
@@ -138,10 +137,7 @@ def _probe(config: LocalSandboxConfig, store: Store) -> tuple[str, str, dict[str
         return native.NAME, str(error), {}
     place = "/tmp" if store.error else store.path
     try:
-        done = subprocess.run(
-            [launcher, "--probe", place], capture_output=True, text=True, timeout=_PROBE_WITHIN_S, check=True
-        )
-        lines = (line.split(" ", 1) for line in done.stdout.splitlines())
+        lines = (line.split(" ", 1) for line in host.probe(launcher, place).splitlines())
         return launcher, "", {name: int(value) for name, value in lines}
     except (OSError, subprocess.SubprocessError, ValueError) as error:
         return launcher, str(error), {}

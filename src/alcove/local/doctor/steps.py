@@ -29,6 +29,8 @@ def judge_steps(facts: Facts) -> Iterator[Finding]:
             yield _required(facts, number, what, steps)
     yield _landlock(facts)
     yield _unrestricted(facts)
+    if facts.native.get("redirect", -1) >= 0:
+        yield _egress(facts)
     if facts.native.get("overlay", -1) >= 0:
         yield _overlay(facts)
     if facts.uid == 0:
@@ -111,6 +113,18 @@ def _unrestricted(facts: Facts) -> Finding:
         fact=f"Landlock ABI {abi}{less}",
         consequence="" if fine else "refused: a guest could reach the host's abstract sockets",
         remedy="" if fine else newer_kernel(facts),
+    )
+
+
+def _egress(facts: Facts) -> Finding:
+    refused = facts.native["redirect"]
+    return Finding(
+        id="egress",
+        what="allow-lists of hosts (--allow)",
+        status="limited" if refused else "ok",
+        fact=f"nftables: {errno_name(refused)}" if refused else "nftables redirects in a session's network",
+        consequence="refused: only no network at all, or the host's" if refused else "",
+        remedy="sudo modprobe -a nf_tables nft_chain_nat nft_redir" if refused else "",
     )
 
 
