@@ -350,7 +350,7 @@ async def test_sys_is_a_stub(cell: Cell) -> None:
     assert await cell.out("find /sys -type f | sort") == "".join(
         f"/sys/devices/system/cpu/{name}\n" for name in ("online", "possible", "present")
     )
-    assert await cell.out("stat -f -c %T /sys") == "tmpfs\n"
+    assert await cell.out("stat -f -c %T /sys") != "sysfs\n"
 
 
 # Names

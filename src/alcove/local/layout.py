@@ -28,6 +28,7 @@ class Layout(Struct, frozen=True):
     """What the root file system is made of on this host, whatever the session.
 
     `host_made`: trees are cloned with the caller's own rights (root), so that the session's ids need not reach them.
+    `prepared` is a directory with /dev and /sys (alcove.local.prepared).
     `veiled` are shown by way of an overlay, those of them in `together` by way of one.
     """
 
@@ -38,6 +39,7 @@ class Layout(Struct, frozen=True):
     visible: tuple[str, ...]
     hidden: tuple[str, ...]
     cpus: int
+    prepared: str | None
     search_path: str
 
     @property
@@ -46,7 +48,9 @@ class Layout(Struct, frozen=True):
         return Tree.HOST if self.host_made else 0
 
 
-def decide(*, root: bool, owned: bool, visible: Iterable[str], hidden: Iterable[str], cpus: int) -> Layout:
+def decide(
+    *, root: bool, owned: bool, visible: Iterable[str], hidden: Iterable[str], cpus: int, prepared: str | None
+) -> Layout:
     """Decide what to show: the toolchain, the running interpreter wherever it lies, and what the caller adds."""
     shown = list(dict.fromkeys([*interpreter_places(), *visible]))
     mounts = _mount_points()
@@ -60,6 +64,7 @@ def decide(*, root: bool, owned: bool, visible: Iterable[str], hidden: Iterable[
         visible=tuple(path for path in shown if not _within_toolchain(path)),
         hidden=tuple(hidden),
         cpus=cpus,
+        prepared=prepared,
         search_path=_search_path(),
     )
 

@@ -7,11 +7,10 @@ import os
 from collections.abc import Iterator
 from functools import lru_cache
 
-from alcove.local import layers
+from alcove.local import layers, prepared
 from alcove.local.layout import TOOLCHAIN, Layout, SessionPlaces
 from alcove.local.operations import Kind, Tree, operation
 
-_DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
 _ETC_FILES = ("passwd", "group", "shadow", "gshadow", "hosts", "hostname", "resolv.conf", "machine-id")
 # What leaks the host or speaks to it, even to a reader without rights; the rest of /proc is the pid namespace's own.
 _MASKED = (
@@ -50,8 +49,8 @@ def operations(layout: Layout, places: SessionPlaces) -> list[bytes]:
     awaited = operation(Kind.AWAIT)
     configuration = _configuration(layout, places.etc)
     return [
-        _skeleton(layout, places.shm_bytes or _SHM_BYTES),
-        _toolchain(layout),
+        _skeleton(layout),
+        _toolchain(layout, places.shm_bytes or _SHM_BYTES),
         # what needs no directory of the session's comes before the wait for those; but our files go over an owned /etc
         *([awaited, *layers.owned(places), configuration] if layout.owned else [configuration, awaited]),
         *_session(layout, places),
@@ -64,13 +63,14 @@ def operations(layout: Layout, places: SessionPlaces) -> list[bytes]:
 
 
 @lru_cache(maxsize=16)
-def _skeleton(layout: Layout, shm_bytes: int) -> bytes:
+def _skeleton(layout: Layout) -> bytes:
     root = operation(Kind.ROOT, v0=_ROOT_BYTES, v1=_ROOT_INODES)
-    return b"".join([root, *_points(), *_own_devices(shm_bytes), *_stubs(layout)])
+    made = () if layout.prepared else (*_own_devices(), *_stubs(layout))
+    return b"".join([root, *_points(), *made, operation(Kind.WRITABLE, "run"), _directory("run/lock", 0o1777)])
 
 
 @lru_cache(maxsize=16)
-def _toolchain(layout: Layout) -> bytes:
+def _toolchain(layout: Layout, shm_bytes: int) -> bytes:
     parts: list[bytes] = []
     for name in TOOLCHAIN:
         if os.path.islink(f"/{name}") or not os.path.isdir(f"/{name}"):
@@ -79,7 +79,7 @@ def _toolchain(layout: Layout) -> bytes:
             parts += layers.veiled(layout, name)
         elif not layout.owned and name not in layout.veiled:
             parts.append(operation(Kind.TREE, f"/{name}", name, flags=_READ_ONLY | layout.tree_flags))
-    return b"".join([*parts, *_host_devices(layout)])
+    return b"".join([*parts, *_devices(layout), *_on_devices(shm_bytes)])
 
 
 @lru_cache(maxsize=16)
@@ -112,42 +112,49 @@ def _points() -> Iterator[bytes]:
     if not os.path.isdir("/var"):
         yield operation(Kind.DIRECTORY, "var", n0=0o755)
         yield operation(Kind.DIRECTORY, "var/tmp", n0=0o1777)
-    for path in ("dev", "workspace", "mnt", "mnt/session", "mnt/session/outputs", "mnt/memory", "run"):
-        yield operation(Kind.DIRECTORY, path, n0=0o755)
-    yield operation(Kind.DIRECTORY, "tmp", n0=0o1777)
-    yield operation(Kind.DIRECTORY, "proc", n0=0o555)
+    for path in ("dev", "sys", "workspace", "mnt", "mnt/session", "mnt/session/outputs", "mnt/memory", "run"):
+        yield _directory(path, 0o755)
+    yield _directory("tmp", 0o1777)
+    yield _directory("proc", 0o555)
 
 
-def _own_devices(shm_bytes: int) -> Iterator[bytes]:
-    for name in _DEVICES:
+def _own_devices() -> Iterator[bytes]:
+    for name in prepared.DEVICES:
         yield operation(Kind.FILE, f"dev/{name}", n0=0o666)
-    yield operation(Kind.DIRECTORY, "dev/pts", n0=0o755)
+    for name, target in prepared.LINKS.items():
+        yield operation(Kind.SYMLINK, f"dev/{name}", target)
+    for name in ("pts", "shm"):
+        yield _directory(f"dev/{name}", 0o755)
+
+
+def _devices(layout: Layout) -> Iterator[bytes]:
+    flags = Tree.RDONLY | Tree.NOSUID | Tree.NOEXEC | Tree.NOT_RECURSIVE | layout.tree_flags
+    if layout.prepared:
+        yield operation(Kind.TREE, f"{layout.prepared}/dev", "dev", flags=flags)
+        yield operation(Kind.TREE, f"{layout.prepared}/sys", "sys", flags=flags | Tree.NODEV)
+        return
+    for name in prepared.DEVICES:
+        yield operation(Kind.TREE, f"/dev/{name}", f"dev/{name}", flags=flags)
+
+
+def _on_devices(shm_bytes: int) -> Iterator[bytes]:
     yield operation(Kind.DEVPTS, "dev/pts")
-    yield operation(Kind.SYMLINK, "dev/ptmx", "pts/ptmx")
-    yield operation(Kind.SYMLINK, "dev/fd", "/proc/self/fd")
-    for number, name in enumerate(("stdin", "stdout", "stderr")):
-        yield operation(Kind.SYMLINK, f"dev/{name}", f"/proc/self/fd/{number}")
-    yield operation(Kind.DIRECTORY, "dev/shm", n0=0o1777)
     flags = Tree.NOSUID | Tree.NODEV
     yield operation(Kind.TMPFS, "dev/shm", v0=shm_bytes, v1=65_536, n0=0o1777, flags=flags)
-    yield operation(Kind.WRITABLE, "run")
-    yield operation(Kind.DIRECTORY, "run/lock", n0=0o1777)
-
-
-def _host_devices(layout: Layout) -> Iterator[bytes]:
-    flags = Tree.RDONLY | Tree.NOSUID | Tree.NOEXEC | Tree.NOT_RECURSIVE
-    for name in _DEVICES:
-        yield operation(Kind.TREE, f"/dev/{name}", f"dev/{name}", flags=flags | layout.tree_flags)
 
 
 def _stubs(layout: Layout) -> Iterator[bytes]:
-    """A /sys without sysfs: what C libraries and runtimes read to count processors."""
-    path = ""
-    for part in ("sys", "devices", "system", "cpu"):
-        path = f"{path}/{part}".lstrip("/")
-        yield operation(Kind.DIRECTORY, path, n0=0o555)
-    for name in ("online", "possible", "present"):
+    """A /sys without sysfs."""
+    path = "sys"
+    for part in prepared.CPUS.split("/"):
+        path = f"{path}/{part}"
+        yield _directory(path, 0o555)
+    for name in prepared.CPU_FILES:
         yield operation(Kind.FILE, f"{path}/{name}", f"0-{layout.cpus - 1}\n", n0=0o444)
+
+
+def _directory(path: str, mode: int) -> bytes:
+    return operation(Kind.DIRECTORY, path, n0=mode)
 
 
 def _session(layout: Layout, places: SessionPlaces) -> Iterator[bytes]:

@@ -22,7 +22,7 @@ from alcove.contract import (
     from_json,
     to_json,
 )
-from alcove.local import cgroups, control, etc, layers, layout, limits, plan, processes, records
+from alcove.local import cgroups, control, etc, layers, layout, limits, plan, prepared, processes, records
 from alcove.local.config import LocalSandboxConfig
 from alcove.local.host import Host
 from alcove.local.launch import CONTROL_SOCKET, EXEC_SOCKET, Launcher, connect, launch
@@ -70,6 +70,8 @@ class Sessions:
         self._host = host
         self._native = native
         self._mounter = mounter
+        # a plain user can make no device nodes
+        self._prepared = prepared.generate(store.root, host.cpus) if host.root else None
         self.layout = self._layout(owned=config.rootfs == "owned")
         self._etc = {
             shared: etc.generate(store.root, nameserver=None if shared else config.egress.resolver, users=host.root)
@@ -87,6 +89,7 @@ class Sessions:
             visible=self._config.visible,
             hidden=(*self._config.hidden, os.path.realpath(self._store.root), ROOT_STORE),
             cpus=self._host.cpus,
+            prepared=self._prepared,
         )
 
     # Found

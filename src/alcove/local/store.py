@@ -3,6 +3,7 @@
     ROOT/store.db                 the sessions, one row each; tombstones for a day
     ROOT/sessions/KEY/            a session's files and sockets; KEY is ours, never the caller's id
     ROOT/etc/DIGEST/              generated /etc files, shared by sessions
+    ROOT/prepared/                /dev and /sys of every session
 
 A session belongs to its warden, not to the process that made it: a row names the warden by pid and start time, and a
 row whose warden is gone is a suspended session.
@@ -102,7 +103,7 @@ class Store:
                 raise SandboxIoError(f"the store {self.root} belongs to uid {found.st_uid}; set ALCOVE_HOME to yours")
             if found.st_mode & 0o077:
                 os.chmod(self.root, 0o700)
-            for name in ("sessions", "etc"):
+            for name in ("sessions", "etc", "prepared"):
                 os.makedirs(f"{self.root}/{name}", mode=0o700, exist_ok=True)
         except OSError as error:
             raise SandboxIoError(
