@@ -155,17 +155,21 @@ static void join_namespaces(void)
         }
 }
 
-int hostside_serve(const struct plan *plan, int socket, int proc, pid_t init, uint64_t namespaces)
+void hostside_map(const struct plan *plan, int warden, int host_proc, pid_t init, uint64_t namespaces)
+{
+    write_maps(plan, host_proc, init);
+    open_namespaces(namespaces, host_proc, init);
+    /* from then on init is not dumpable, and its namespaces cannot be opened from here any more */
+    CHECK(message_send(warden, "M", 1, NULL, 0), "socket", "maps");
+}
+
+int hostside_hand_over(const struct plan *plan, int warden)
 {
     char present[MESSAGE_FDS];
     int trees[MESSAGE_FDS], listeners[2] = {-1, -1}, count;
-    write_maps(plan, proc, init);
-    open_namespaces(namespaces, proc, init);
-    /* from then on init is not dumpable, and its namespaces cannot be opened from here any more */
-    CHECK(message_send(socket, "M", 1, NULL, 0), "socket", "maps");
     size_t asked = make_trees(plan, joined[0].fd, listeners, present, trees, &count);
-    CHECK(message_send(socket, "c", 1, listeners, 1), "socket", "hand over the control socket");
-    CHECK(message_send(socket, present, asked, trees, count), "socket", "hand over the mounts");
+    CHECK(message_send(warden, "c", 1, listeners, 1), "socket", "hand over the control socket");
+    CHECK(message_send(warden, present, asked, trees, count), "socket", "hand over the mounts");
     close(listeners[0]);
     for (int i = 0; i < count; i++)
         close(trees[i]);

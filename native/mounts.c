@@ -352,6 +352,10 @@ void mounts_mask(const struct plan *plan, struct mounts *mounts)
 void mounts_pivot(void)
 {
     CHECK(sys_pivot_root(".", "."), "pivot_root", "");
+}
+
+void mounts_leave_host(void)
+{
     /* the old root now lies over the new one: take it away, with everything beneath it */
     CHECK(umount2(".", MNT_DETACH), "umount", "the host's root");
     CHECK(chdir("/"), "chdir", "/");

@@ -44,8 +44,10 @@ int message_send(int socket, const void *data, size_t size, const int *fds, int 
 ssize_t message_receive(int socket, void *data, size_t size, int *fds, int *count);
 
 /* ---- hostside.c: what only the caller's own credentials can do; runs in the spawner before it enters ---- */
-/* Returns the spawner's listening socket, from the caller; the warden's own goes to the warden with the trees. */
-int hostside_serve(const struct plan *plan, int warden, int host_proc, pid_t init, uint64_t namespaces);
+/* The id maps of init's user namespace, which is the session's, and then word to the warden. */
+void hostside_map(const struct plan *plan, int warden, int host_proc, pid_t init, uint64_t namespaces);
+/* The trees for the warden, and its listening socket. Enters the namespaces; returns the spawner's own socket. */
+int hostside_hand_over(const struct plan *plan, int warden);
 int hostside_tree(const struct op *op, const char *path, int dirfd, int session_userns);
 int hostside_owner_userns(uint32_t uid_on_disk, uint32_t uid_inside, uint32_t gid_on_disk, uint32_t gid_inside);
 
@@ -71,6 +73,7 @@ void mounts_begin(const struct plan *plan, struct mounts *mounts); /* the new ro
 void mounts_build(const struct plan *plan, struct mounts *mounts);
 void mounts_mask(const struct plan *plan, struct mounts *mounts); /* what needs /proc to be there */
 void mounts_pivot(void);
+void mounts_leave_host(void); /* before the first guest */
 int mount_proc(void); /* of the caller's pid namespace, detached */
 int mount_set(int tree, uint64_t attributes, int recursive);
 int mount_move(int tree, int root, const char *path);

@@ -115,10 +115,11 @@ static _Noreturn void spawner_main(const struct warden *warden, int socket, int 
     struct op op;
     title_set("alcove-spawner");
     die_with_parent("spawner");
-    enter_cgroups(&warden->cgroups, 0);
     plan_find(warden->plan, OP_NAMESPACES, &op);
     op.v0 &= compiled_in();
-    int listener = hostside_serve(warden->plan, socket, warden->host_proc, warden->init, op.v0);
+    hostside_map(warden->plan, socket, warden->host_proc, warden->init, op.v0);
+    enter_cgroups(&warden->cgroups, 0);
+    int listener = hostside_hand_over(warden->plan, socket);
     spawner_enter(warden->plan, socket, warden->host_proc, 0, -1, -1);
     CHECK(message_send(socket, "r", 1, NULL, 0), "socket", "spawner");
     spawner_serve(listener, orphans);
@@ -271,6 +272,7 @@ static void build(struct warden *warden, struct mounts *mounts)
     close(mounts->root);
     FAULT(warden->plan, "pivoted");
     CHECK(message_send(spawner, "p", 1, NULL, 0), "socket", "spawner");
+    mounts_leave_host(); /* while the spawner confines itself; it has found the new root by then */
     expect(mounts->init, 'c', NULL);
     close(mounts->init);
     expect(spawner, 'r', NULL);

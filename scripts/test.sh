@@ -17,6 +17,7 @@ case $suite in
 esac
 limit=${ALCOVE_TEST_LIMIT:-$([ "$suite" = soak ] && echo 21600 || echo 1500)} # seconds for a half
 
+[ "$suite" != test ] || scripts/test-setup.sh
 scripts/setup.sh dev
 VENV=$(realpath -m "${VENV:-.venv}")
 export VENV

@@ -8,9 +8,10 @@ import asyncio
 import os
 import weakref
 from base64 import b64encode
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
 from types import TracebackType
-from typing import Any, Protocol, Self, cast
+from typing import TYPE_CHECKING, Any, Protocol, Self, cast
 
 from msgspec import Struct
 
@@ -36,6 +37,9 @@ from alcove.contract import (
 from alcove.local import LocalSandbox, LocalSandboxConfig
 from alcove.portal import at_exit, portal
 from alcove.registry import load
+
+if TYPE_CHECKING:
+    from alcove.egress.audit import Record
 
 _NO_MAP: Mapping[str, str] = {}
 _NO_NETWORK = Limited()
@@ -120,6 +124,16 @@ class _Lookup(Protocol):
     def session(self, session_id: str) -> SandboxSession: ...
 
 
+class _AllowLists(Protocol):
+    async def change_allow_list(
+        self, session_id: str, /, *, allow: Iterable[str], deny: Iterable[str]
+    ) -> SandboxSession: ...
+
+    def network_log(self, session_id: str, /, *, since: datetime | None) -> "Iterator[Record]": ...
+
+    def follow_network_log(self, session_id: str, /, *, since: datetime | None) -> "AsyncIterator[Record]": ...
+
+
 #: The sessions that this process made and has to end.
 _owed: "set[_Live]" = set()
 
@@ -185,6 +199,34 @@ class _Live:
         grip = self._held()
         grip.session = await grip.backend.attach_filesystem(grip.session.id, mount)
         return grip.session
+
+    async def apply(self, policy: Unrestricted | Limited) -> SandboxSession:
+        grip = self._held()
+        grip.session = await grip.backend.apply_network_policy(grip.session.id, policy)
+        return grip.session
+
+    async def change(self, *, allow: tuple[str, ...] = (), deny: tuple[str, ...] = ()) -> SandboxSession:
+        grip = self._held()
+        backend = self._with_allow_lists(grip, "change_allow_list", "changing an allow-list by entries; give it whole")
+        if any(entry.startswith("@") for entry in (*allow, *deny)):
+            config = _configuration(getattr(grip.backend, "config", None))
+            allow, deny = config.expanded(allow), config.expanded(deny)
+        grip.session = await backend.change_allow_list(grip.session.id, allow=allow, deny=deny)
+        return grip.session
+
+    def network_log(self, since: datetime | None) -> "Iterator[Record]":
+        grip = self._held()
+        return self._with_allow_lists(grip, "network_log", "a network log").network_log(grip.session.id, since=since)
+
+    def follow_network_log(self, since: datetime | None) -> "AsyncIterator[Record]":
+        grip = self._held()
+        backend = self._with_allow_lists(grip, "follow_network_log", "following a network log")
+        return backend.follow_network_log(grip.session.id, since=since)
+
+    def _with_allow_lists(self, grip: _Grip, method: str, what: str) -> _AllowLists:
+        if not hasattr(grip.backend, method):
+            raise Unsupported(grip.backend.name, what)
+        return cast("_AllowLists", grip.backend)
 
     async def terminate(self) -> None:
         if self._grip is not None:
@@ -263,6 +305,7 @@ class _Described:
         session_id: str | None = None,
         labels: Mapping[str, str] = _NO_MAP,
         network: Unrestricted | Limited = _NO_NETWORK,
+        allow: Iterable[str] = (),
         mounts: Iterable[FilesystemMount] = (),
         wall_time: Duration | float | None = None,
         cpu_count: int | None = None,
@@ -282,15 +325,24 @@ class _Described:
     ) -> None:
         """Describe the session; it is made on entering the context (or by `start`).
 
-        Without arguments: no network, no host directory, the backend's default limits. `network` is a `NetworkPolicy`;
-        `wall_time` (of any single command) and `idle_timeout` are in seconds, `memory_mb` and `disk_mb` in MiB,
-        `output_limit` in bytes a stream. `best_effort` lets the backend leave out what this host cannot enforce;
-        `session.metadata` tells what it did. `config` configures the local backend; `backend` is another one, or its
-        name. What is made here ends when the context is left, with the interpreter at the latest, unless `keep`.
+        Without arguments: no network, no host directory, the backend's default limits. `allow` is a list of what may
+        be reached, all else being denied: `api.example.org`, `*.example.org`, `git.example.org:22`, `@preset`;
+        `network` is a whole `NetworkPolicy` instead. `wall_time` (of any single command) and `idle_timeout` are in
+        seconds, `memory_mb` and `disk_mb` in MiB, `output_limit` in bytes a stream. `best_effort` lets the backend
+        leave out what this host cannot enforce; `session.metadata` tells what it did. `config` configures the local
+        backend, which else is configured by the configuration files (`LocalSandboxConfig.load`); `backend` is another
+        one, or its name. What is made here ends when the context is left, with the interpreter at the latest, unless
+        `keep`.
 
         Raises:
-            InvalidRequest: a value has the wrong type or is out of range.
+            InvalidRequest: a value has the wrong type or is out of range, or a configuration file is wrong.
         """
+        if allow:
+            if network != _NO_NETWORK:
+                raise InvalidRequest(
+                    "`allow` is a network policy of its own: give it without `network`, or leave it out"
+                )
+            config, network = _allowing(config, backend, allow)
         spec = SandboxSpec(
             session_id,
             labels,
@@ -345,12 +397,29 @@ class _Described:
         return f"<{type(self).__name__} {self._live.session.id if self._live.opened else 'not open'}>"
 
 
+def _allowing(
+    config: LocalSandboxConfig | None, backend: SandboxBackend | str | None, allow: Iterable[str]
+) -> tuple[LocalSandboxConfig | None, Limited]:
+    if _is_local(backend):
+        config = _configuration(config)
+        return config, Limited(config.expanded(allow))
+    return config, Limited(_configuration(getattr(backend, "config", None)).expanded(allow))
+
+
+def _configuration(config: object) -> LocalSandboxConfig:
+    return config if isinstance(config, LocalSandboxConfig) else LocalSandboxConfig.load()
+
+
+def _is_local(backend: SandboxBackend | str | None) -> bool:
+    return backend is None or backend == "local"
+
+
 def _source(config: LocalSandboxConfig | None, backend: SandboxBackend | str | None) -> SandboxBackend | _Made:
-    if backend is None or backend == "local":
-        return _Made(lambda: LocalSandbox(config))
+    if _is_local(backend):
+        return _Made(lambda: LocalSandbox(_configuration(config)))
     if config is not None:
         raise InvalidRequest("`config` is the local backend's: give it without `backend`, or leave it out")
-    return _Made(load(backend)) if isinstance(backend, str) else backend
+    return _Made(load(backend)) if isinstance(backend, str) else cast("SandboxBackend", backend)
 
 
 class AsyncSandbox(_Described):
@@ -405,6 +474,45 @@ class AsyncSandbox(_Described):
     ) -> SandboxSession:
         """Show the host directory `source` (empty: a fresh one) at `target`, and return the session as it is then."""
         return await self._live.attach(FilesystemMount(source, target, access))
+
+    async def network(self, policy: Unrestricted | Limited) -> SandboxSession:
+        """Put another network policy in force, and return the session as it is then.
+
+        Raises:
+            InvalidRequest: an entry of it cannot be.
+            NetworkPolicyError: it could not be put in force, so the old one stays; between an allow-list and the host's
+                network because something runs in the session.
+        """
+        return await self._live.apply(policy)
+
+    async def allow(self, *entries: str) -> SandboxSession:
+        """Add entries to what the session may reach, at once, and return the session as it is then.
+
+        Raises:
+            InvalidRequest: an entry cannot be, or the session has the host's network.
+        """
+        return await self._live.change(allow=entries)
+
+    async def deny(self, *entries: str) -> SandboxSession:
+        """Take entries out of what the session may reach; connections that they allowed break off.
+
+        Raises:
+            InvalidRequest: one is not on the list, or the session has the host's network.
+        """
+        return await self._live.change(deny=entries)
+
+    async def network_log(self, *, since: datetime | None = None, follow: bool = False) -> "AsyncIterator[Record]":
+        """Yield what the session tried to reach, the oldest first; with `follow`, go on until it ends.
+
+        Raises:
+            SandboxIoError: the log cannot be read.
+        """
+        if follow:
+            async for record in self._live.follow_network_log(since):
+                yield record
+            return
+        for record in self._live.network_log(since):
+            yield record
 
     async def terminate(self) -> None:
         """End the session and everything in it, also one that was kept or connected to; a second call returns."""
@@ -468,6 +576,40 @@ class Sandbox(_Described):
     ) -> SandboxSession:
         """Show the host directory `source` (empty: a fresh one) at `target`, and return the session as it is then."""
         return portal().call(self._live.attach(FilesystemMount(source, target, access)))
+
+    def network(self, policy: Unrestricted | Limited) -> SandboxSession:
+        """Put another network policy in force, and return the session as it is then.
+
+        Raises:
+            InvalidRequest: an entry of it cannot be.
+            NetworkPolicyError: it could not be put in force, so the old one stays; between an allow-list and the host's
+                network because something runs in the session.
+        """
+        return portal().call(self._live.apply(policy))
+
+    def allow(self, *entries: str) -> SandboxSession:
+        """Add entries to what the session may reach, at once, and return the session as it is then.
+
+        Raises:
+            InvalidRequest: an entry cannot be, or the session has the host's network.
+        """
+        return portal().call(self._live.change(allow=entries))
+
+    def deny(self, *entries: str) -> SandboxSession:
+        """Take entries out of what the session may reach; connections that they allowed break off.
+
+        Raises:
+            InvalidRequest: one is not on the list, or the session has the host's network.
+        """
+        return portal().call(self._live.change(deny=entries))
+
+    def network_log(self, *, since: datetime | None = None) -> "Iterator[Record]":
+        """Yield what the session tried to reach, the oldest first, and what became of it.
+
+        Raises:
+            SandboxIoError: the log cannot be read.
+        """
+        return self._live.network_log(since)
 
     def terminate(self) -> None:
         """End the session and everything in it, also one that was kept or connected to; a second call returns."""

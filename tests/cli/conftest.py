@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from alcove.testing import no_leaks
+from tests import keeping
 from tests.cli.cli import Cli
 
 
@@ -18,3 +19,4 @@ def alcove(alcove_command: list[str], short_tmp: Path, tmp_path: Path) -> Iterat
         yield cli
         if cli.ids():
             cli.out("rm", "--all")
+        keeping.end(cli.store)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from alcove.cli.table import COMMANDS
+from tests import keeping
 from tests.docs.markdown import TREE, agrees, blocks, pages, scripts, typed
 
 pytestmark = pytest.mark.user
@@ -53,6 +54,7 @@ def environment(tmp_path: Path) -> Iterator[dict[str, str]]:
     (tmp_path / "here").mkdir()
     yield here
     subprocess.run([sys.executable, "-c", END_ALL], env=here, check=True, timeout=WITHIN_S)
+    keeping.end(tmp_path / "store")
 
 
 @pytest.mark.parametrize("page", WITH_PYTHON, ids=named)

@@ -1,6 +1,6 @@
 """Completion: a few lines for each shell, which ask `alcove __complete` for the words that can follow."""
 
-import os
+from collections.abc import Callable
 
 from alcove.cli.grammar import Command, Given, Usage
 from alcove.cli.local import with_backend
@@ -54,20 +54,23 @@ def complete(given: Given) -> int:
 def candidates(words: list[str], given: Given) -> list[str]:
     """Return all that can stand in the place of the last of `words`."""
     if len(words) == 1:
-        return [command.name for command in COMMANDS.rows.values() if not command.hidden]
-    command = COMMANDS.rows.get(words[0])
-    before = words[1:-1]
-    if command is None or "--" in before:
+        return [name for name, command in COMMANDS.rows.items() if not command.hidden and " " not in name]
+    command = COMMANDS.find(words[:-1])
+    if command is None:
+        return []
+    before = words[len(command.name.split()) : -1]
+    if "--" in before:
         return []
     if before and (option := command.option(before[-1])) and option.value:
         return []
     if words[-1].startswith("-"):
         return [option.name for option in command.options]
-    return _positional(command, _count_words(command, before), given)
+    found = [] if before else [other.name.split()[1] for other in COMMANDS.below(command)]
+    return [*found, *_positional(command, before, given)]
 
 
-def _count_words(command: Command, before: list[str]) -> int:
-    taken = 0
+def _words(command: Command, before: list[str]) -> list[str]:
+    taken = []
     skip = False
     for word in before:
         if skip:
@@ -76,25 +79,38 @@ def _count_words(command: Command, before: list[str]) -> int:
             option = command.option(word)
             skip = bool(option and option.value)
         else:
-            taken += 1
+            taken.append(word)
     return taken
 
 
-def _positional(command: Command, index: int, given: Given) -> list[str]:
+def _positional(command: Command, before: list[str], given: Given) -> list[str]:
+    words = _words(command, before)
+    index = len(words)
     if not command.words or (command.most_words is not None and index >= command.most_words):
         return ["--"] if command.argv else []
     word = command.words[min(index, len(command.words) - 1)].strip("[]")
     if word.startswith("ID"):
         return _ids(given)
+    if command.name == "net deny":
+        return _allowed(words[0], given)
     return word.split("|") if "|" in word and ":" not in word else []
 
 
 def _ids(given: Given) -> list[str]:
+    return _asked(given, lambda backend: [session.id for session in backend.sessions()])
+
+
+def _allowed(session_id: str, given: Given) -> list[str]:
+    """The entries that can be taken out."""
+    return _asked(given, lambda backend: backend.session(session_id).metadata.get("allowed_hosts", "").split())
+
+
+def _asked(given: Given, ask: Callable[[TerminalSandbox], list[str]]) -> list[str]:
     found: list[str] = []
 
     async def work(backend: TerminalSandbox) -> int:
-        found.extend(session.id for session in backend.sessions())
+        found.extend(ask(backend))
         return 0
 
     with_backend(given, work)
-    return [os.fspath(name) for name in found]
+    return found

@@ -123,10 +123,18 @@ class Commands:
             return Given(self.rows["help"])
         if words[0] in {"-V", "--version"}:
             return Given(self.rows["version"])
-        command = self.rows.get(words[0])
+        command = self.find(words)
         if command is None:
             raise Usage(f"there is no command `{words[0]}`{_meant(words[0], self._names())}; see: alcove --help")
         return _Reader(command, words).read()
+
+    def find(self, words: Sequence[str]) -> Command | None:
+        """Return the command that a line begins with, by one word or by two (`net allow`)."""
+        return self.rows.get(" ".join(words[:2])) or self.rows.get(words[0])
+
+    def below(self, command: Command) -> list[Command]:
+        """Return the commands whose first word is that command."""
+        return [other for other in self.rows.values() if other.name.startswith(f"{command.name} ")]
 
     def _names(self) -> list[str]:
         return [command.name for command in self.rows.values() if not command.hidden]
@@ -136,7 +144,7 @@ class _Reader:
     def __init__(self, command: Command, words: Sequence[str]) -> None:
         self._command = command
         self._line = words
-        self._at = 1
+        self._at = 1 if words[0] == command.name else 2
         self._given = Given(command)
 
     def read(self) -> Given:

@@ -25,6 +25,9 @@ def show(given: Given) -> int:
     command = given.command
     print(f"Usage: {command.usage}\n\n{command.summary[:1].upper()}{command.summary[1:]}.\n")
     _print_rows([(_spelled(option), option.help) for option in command.options], column=_COLUMN)
+    if below := COMMANDS.below(command):
+        print()
+        _print_rows([(other.usage, other.summary) for other in below], column=_COLUMN)
     if command.about:
         print("", *wrap(command.about, _width()), sep="\n")
     return 0

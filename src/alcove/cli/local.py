@@ -5,19 +5,15 @@ import signal
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from alcove.cli import allow
 from alcove.cli.failures import not_found
 from alcove.cli.grammar import Given
-from alcove.contract import (
-    ExecRequest,
-    Limited,
-    ResourceLimits,
-    SandboxSpec,
-    SessionNotFound,
-    Unrestricted,
-)
+from alcove.contract import ExecRequest, ResourceLimits, SandboxSpec, SessionNotFound
 from alcove.local import LocalSandboxConfig
 from alcove.local.terminal import TerminalSandbox
 
+# What looks, ends or shows works whatever stands in a configuration file
+_CONFIGURED = {"create", "shell", "exec", "mount", "net allow", "net deny"}
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -54,19 +50,32 @@ async def _helped(backend: TerminalSandbox, work: Callable[[TerminalSandbox], Co
 
 
 def config(given: Given) -> LocalSandboxConfig:
-    """Return the configuration of the backend."""
-    return LocalSandboxConfig(
+    """Return the configuration of the backend; the files are read by the commands that need what they say."""
+    make = LocalSandboxConfig.load if _is_configured(given) else LocalSandboxConfig
+    return make(
         rootfs="owned" if given.options.get("owned") else "shared",
         allow_root_owned=bool(given.options.get("allow_root_owned")),
     )
 
 
-def spec(given: Given, *, wall_time: float | None = None, user: str | None = None) -> SandboxSpec:
+def _is_configured(given: Given) -> bool:
+    match given.command.name:
+        case "run":
+            return bool(allow.asked(given) or given["keep"])
+        case "net":
+            return len(given.words) > 1
+        case name:
+            return name in _CONFIGURED
+
+
+def spec(
+    given: Given, config: LocalSandboxConfig, *, wall_time: float | None = None, user: str | None = None
+) -> SandboxSpec:
     """Return the session that `given` describes."""
     return SandboxSpec(
         given["id"],
         dict(given["label"]),
-        Unrestricted() if given["net"] else Limited(),
+        allow.policy(given, config),
         given["mount"],
         ResourceLimits(wall_time, given["cpus"], given["memory"]),
         pids=given["pids"],

@@ -3,11 +3,12 @@
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 
-from alcove.cli.failures import TIMED_OUT, warn
+from alcove.cli.failures import TIMED_OUT, told, warn
 from alcove.cli.grammar import Given
 from alcove.cli.local import request, spec, with_backend
-from alcove.contract import ExecResult, SandboxSession, to_json
+from alcove.contract import ExecResult, SandboxError, SandboxSession, to_json
 from alcove.local.terminal import Streams, TerminalSandbox
 
 
@@ -16,20 +17,20 @@ def run(given: Given) -> int:
 
     async def work(backend: TerminalSandbox) -> int:
         async with throwaway(backend, given) as session:
-            return await _exec(backend, session.id, given)
+            return await _exec(backend, session.id, given, stays=given["keep"])
 
     return with_backend(given, work)
 
 
 def exec_(given: Given) -> int:
     """Run a command in a session that is there."""
-    return with_backend(given, lambda backend: _exec(backend, given.words[0], given))
+    return with_backend(given, lambda backend: _exec(backend, given.words[0], given, stays=True))
 
 
 @asynccontextmanager
 async def throwaway(backend: TerminalSandbox, given: Given) -> AsyncIterator[SandboxSession]:
     """Make a session, and end it unless it is to be kept."""
-    session = await backend.provision(spec(given))
+    session = await backend.provision(spec(given, backend.config))
     try:
         yield session
     finally:
@@ -39,7 +40,8 @@ async def throwaway(backend: TerminalSandbox, given: Given) -> AsyncIterator[San
             await backend.terminate(session.id)
 
 
-async def _exec(backend: TerminalSandbox, session_id: str, given: Given) -> int:
+async def _exec(backend: TerminalSandbox, session_id: str, given: Given, *, stays: bool) -> int:
+    since = datetime.now(UTC)
     stdin = None if os.isatty(0) else 0
     streams = Streams(stdin) if given["json"] else Streams(stdin, 1, 2)
     result = await backend.relay(session_id, request(given, given.argv or []), streams)
@@ -47,6 +49,7 @@ async def _exec(backend: TerminalSandbox, session_id: str, given: Given) -> int:
         print(to_json(result).decode())
     else:
         explain(result)
+        explain_denials(backend, session_id, since, stays=stays)
     return exit_code(result)
 
 
@@ -56,6 +59,18 @@ def explain(result: ExecResult) -> None:
         warn("the command was killed at its timeout")
     elif result.oom_killed:
         warn("the command ran out of the session's memory (--memory)")
+
+
+def explain_denials(backend: TerminalSandbox, session_id: str, since: datetime, *, stays: bool) -> None:
+    """Say what was denied since then, if anything was."""
+    try:
+        denied = [record for record in backend.network_log(session_id, since=since) if not record.allowed]
+        if denied:
+            from alcove.cli.denials import tell
+
+            tell(backend, session_id, denied, stays=stays)
+    except SandboxError as error:  # the command has ended all the same, and its exit code is what counts
+        warn(told(error))
 
 
 def exit_code(result: ExecResult) -> int:

@@ -8,24 +8,20 @@ from alcove.cli.grammar import Given, Usage
 from alcove.cli.local import spec, with_backend
 from alcove.contract import (
     FilesystemMount,
-    Limited,
     SandboxError,
     SandboxSession,
     SandboxState,
     SessionNotFound,
-    Unrestricted,
     to_json,
 )
 from alcove.local.terminal import TerminalSandbox
-
-_POLICIES: dict[str, Unrestricted | Limited] = {"none": Limited(), "host": Unrestricted()}
 
 
 def create(given: Given) -> int:
     """Make a session."""
 
     async def work(backend: TerminalSandbox) -> int:
-        session = await backend.provision(spec(given, wall_time=given["timeout"], user=given["user"]))
+        session = await backend.provision(spec(given, backend.config, wall_time=given["timeout"], user=given["user"]))
         _tell(session, given, session.id)
         return 0
 
@@ -71,23 +67,6 @@ def mount(given: Given) -> int:
     async def work(backend: TerminalSandbox) -> int:
         session = await backend.attach_filesystem(session_id, wanted)
         _tell(session, given, f"{wanted.target} ({_access(wanted)}) shows {wanted.source or 'a fresh directory'}")
-        return 0
-
-    return with_backend(given, work)
-
-
-def net(given: Given) -> int:
-    """Show or change a session's network."""
-    session_id, *wanted = given.words
-    if wanted and wanted[0] not in _POLICIES:
-        raise Usage(f"a session's network is `none` or `host`, not `{wanted[0]}`: alcove net {session_id} none")
-
-    async def work(backend: TerminalSandbox) -> int:
-        if wanted:
-            session = await backend.apply_network_policy(session_id, _POLICIES[wanted[0]])
-        else:
-            session = backend.session(session_id)
-        _tell(session, given, session.metadata["network"])
         return 0
 
     return with_backend(given, work)

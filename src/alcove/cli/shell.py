@@ -3,11 +3,12 @@
 import asyncio
 import os
 import signal
+from datetime import UTC, datetime
 
 from alcove.cli.failures import FAILED, warn
 from alcove.cli.grammar import Given, Usage
 from alcove.cli.local import request, with_backend
-from alcove.cli.run import exit_code, explain, throwaway
+from alcove.cli.run import exit_code, explain, explain_denials, throwaway
 from alcove.local.terminal import Resizing, TerminalSandbox, raw_mode
 
 _PASSED_ON = ("TERM", "COLORTERM", "NO_COLOR")
@@ -25,9 +26,9 @@ def shell(given: Given) -> int:
 
     async def work(backend: TerminalSandbox) -> int:
         if given.words:
-            return await _on_terminal(backend, given.words[0], given)
+            return await _on_terminal(backend, given.words[0], given, stays=True)
         async with throwaway(backend, given) as session:
-            return await _on_terminal(backend, session.id, given)
+            return await _on_terminal(backend, session.id, given, stays=given["keep"])
 
     return with_backend(given, work)
 
@@ -40,7 +41,8 @@ def _for_a_new_session(given: Given) -> str | None:
     )
 
 
-async def _on_terminal(backend: TerminalSandbox, session_id: str, given: Given) -> int:
+async def _on_terminal(backend: TerminalSandbox, session_id: str, given: Given, *, stays: bool) -> int:
+    since = datetime.now(UTC)
     variables = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
     wanted = request(given, given.argv or _DEFAULT, variables)
     loop, resizing = asyncio.get_running_loop(), Resizing()
@@ -58,4 +60,5 @@ async def _on_terminal(backend: TerminalSandbox, session_id: str, given: Given) 
             loop.remove_signal_handler(signal.SIGWINCH)
             loop.remove_signal_handler(signal.SIGCONT)
     explain(result)
+    explain_denials(backend, session_id, since, stays=stays)
     return exit_code(result)

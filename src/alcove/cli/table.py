@@ -13,9 +13,24 @@ _MOUNT_OPTION = Option(
     many=True,
 )
 
+_ALLOW_PACKAGES = Option(
+    "--allow-packages",
+    "TOOL,…",
+    "allow the indexes that pip, npm or apt is configured with on this machine; they are shown first",
+    parse=values.words,
+    many=True,
+)
+
 # What a session is made from
 _SESSION = (
     Option("--net", "", "share the host's network; without it there is none"),
+    Option(
+        "--allow",
+        "ENTRY",
+        "let it reach this and nothing else: a host (HTTP and TLS), *.host, host:port, an address, or @preset",
+        many=True,
+    ),
+    _ALLOW_PACKAGES,
     _MOUNT_OPTION,
     Option("--cpus", "N", "at most N processors", parse=values.count),
     Option("--memory", "SIZE", "at most so much memory: 512M, 2G", parse=values.mebibytes),
@@ -105,10 +120,37 @@ COMMANDS = Commands(
         ),
         Command(
             "net",
-            "alcove.cli.sessions:net",
+            "alcove.cli.net:net",
             "show or change a session's network",
             words=("ID", "[none|host]"),
             options=(_JSON,),
+        ),
+        Command("net show", "alcove.cli.net:show", "show what a session may reach", words=("ID",), options=(_JSON,)),
+        Command(
+            "net allow",
+            "alcove.cli.net:allow",
+            "let a live session reach more",
+            words=("ID", "[ENTRY…]"),
+            options=(_ALLOW_PACKAGES, _JSON),
+            about="An entry is one of --allow in `alcove run`. It holds at once, for running commands too.",
+        ),
+        Command(
+            "net deny",
+            "alcove.cli.net:deny",
+            "let a live session reach less",
+            words=("ID", "ENTRY…"),
+            options=(_JSON,),
+            about="An entry is one that `alcove net show` lists. Connections that it allowed break off.",
+        ),
+        Command(
+            "net log",
+            "alcove.cli.net:log",
+            "show what a session tried to reach, and what became of it",
+            words=("ID",),
+            options=(
+                Option("--follow", "", "go on with what it tries, until it ends", short="-f"),
+                Option("--json", "", "print JSON, one record a line"),
+            ),
         ),
         Command(
             "rm",

@@ -5,7 +5,15 @@ from collections.abc import Sequence
 
 from alcove.cli.failures import colours
 
-_STYLES = {"running": "green", "suspended": "yellow", "ok": "green", "limited": "yellow", "missing": "red"}
+_STYLES = {
+    "running": "green",
+    "suspended": "yellow",
+    "ok": "green",
+    "limited": "yellow",
+    "missing": "red",
+    "allowed": "green",
+    "denied": "red",
+}
 
 
 def show(header: Sequence[str] | None, rows: Sequence[Sequence[str]]) -> None:

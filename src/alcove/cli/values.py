@@ -60,6 +60,14 @@ def variable(text: str) -> tuple[str, str]:
     return name, os.environ[name]
 
 
+def words(text: str) -> list[str]:
+    """Return the words of `pip,npm`."""
+    found = text.split(",")
+    if not all(found):
+        raise ValueError("write them with a comma between, for example pip,npm")
+    return found
+
+
 def label(text: str) -> tuple[str, str]:
     """Return key and value of `KEY=VALUE`."""
     key, equals, value = text.partition("=")

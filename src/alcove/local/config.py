@@ -60,6 +60,7 @@ class LocalSandboxConfig(Struct, frozen=True, kw_only=True):
         for name in ("default_pids", "default_open_files"):
             if getattr(self, name) < 1:
                 raise InvalidRequest(f"LocalSandboxConfig.{name} must be at least 1")
+        self.egress.check()
         if self.presets:
             self._read_presets()
 

@@ -2,6 +2,7 @@
 
 import socket
 from array import array
+from collections.abc import Callable
 from struct import Struct as Layout
 
 from msgspec import Struct
@@ -35,14 +36,23 @@ def parse_reply(data: bytes) -> Reply:
     return Reply(error=error, value=value, step=step.rstrip(b"\0").decode("utf-8", "replace"))
 
 
-async def ask(directory: str, request: bytes, fds: tuple[int, ...] = (), *, within: float = ANSWER_WITHIN_S) -> Reply:
-    """Send one request and wait for its reply.
+async def ask(
+    directory: str,
+    request: bytes,
+    fds: tuple[int, ...] = (),
+    *,
+    within: float = ANSWER_WITHIN_S,
+    meanwhile: Callable[[], None] | None = None,
+) -> Reply:
+    """Send one request and wait for its reply, and do what can be done `meanwhile`.
 
     Raises:
         OSError: the warden is gone, or does not answer in time.
     """
     with connect(directory, CONTROL_SOCKET) as connection:
         send(connection, request, fds)
+        if meanwhile:
+            meanwhile()
         if not await readable(connection.fileno(), within):
             raise TimeoutError(f"the session's warden did not answer within {within:g} s")
         return parse_reply(connection.recv(REPLY.size))

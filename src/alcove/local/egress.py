@@ -9,7 +9,7 @@ from functools import lru_cache
 from ipaddress import ip_network
 from typing import TYPE_CHECKING
 
-from alcove.contract import Limited, NetworkPolicyError
+from alcove.contract import Limited, NetworkPolicyError, SandboxSpec
 from alcove.egress import netlink
 from alcove.egress.config import EgressConfig
 from alcove.egress.policy import Policy
@@ -68,7 +68,11 @@ async def open_up(root: str, live: "LiveSession", egress: Egress) -> Egress:
 
 
 def _policy(live: "LiveSession") -> Limited:
-    policy = live.spec.network_policy
+    return _limited(live.spec)
+
+
+def _limited(spec: SandboxSpec) -> Limited:
+    policy = spec.network_policy
     return policy if isinstance(policy, Limited) else Limited()
 
 
@@ -126,8 +130,8 @@ async def serve_again(live: "LiveSession", egress: Egress) -> tuple[Attach, list
     return _attach(live, _policy(live), egress.settings, len(fds) - 3), list(fds)
 
 
-async def change(root: str, live: "LiveSession", policy: Limited, egress: Egress) -> Egress:
-    """Put another policy in force on a session that is served; what it forbids is broken off at once.
+async def change(root: str, live: "LiveSession", policy: Limited, before: SandboxSpec, egress: Egress) -> Egress:
+    """Put another policy than that of `before` in force on a session that is served; what it forbids is broken off.
 
     Raises:
         InvalidRequest: an entry of it cannot be; the old one stays.
@@ -138,7 +142,7 @@ async def change(root: str, live: "LiveSession", policy: Limited, egress: Egress
     try:
         fds = await prepare(live, egress, networks)
     except NetworkPolicyError:
-        await _ask(root, Apply(id=str(live.id), allowed_hosts=tuple(_policy(live).allowed_hosts)))
+        await _ask(root, Apply(id=str(live.id), allowed_hosts=tuple(_limited(before).allowed_hosts)))
         raise
     try:
         if not served:

@@ -177,8 +177,10 @@ class Sessions:
         if isinstance(policy, Limited) and policy.allowed_hosts:
             from alcove.local import egress
 
-            settings = Egress(settings=self._config.egress)
-            live.record = replace(live.record, egress=await egress.open_up(self._store.root, live, settings))
+            # a session keeps the settings that it was first opened with, whoever brings it back
+            kept = live.record.egress.settings if live.record.egress else self._config.egress
+            opened = await egress.open_up(self._store.root, live, Egress(settings=kept))
+            live.record = replace(live.record, egress=opened)
 
     async def change_policy(self, live: LiveSession, policy: Limited) -> None:
         """Put another allow-list in force, on a live session at once; under the session's lock.
@@ -187,22 +189,25 @@ class Sessions:
             NetworkPolicyError: it cannot be; the old one stays.
         """
         before = live.spec
-        after = replace(before, network_policy=policy)
-        if processes.alive(live.record.processes):
-            from alcove.local import egress
+        live.spec = replace(before, network_policy=policy)
+        self.save(live, spec=True)  # first: a service that is started anew meanwhile serves what the store says
+        try:
+            if processes.alive(live.record.processes):
+                await self._change_egress(live, policy, before)
+        except BaseException:
+            live.spec = before
+            self.save(live, spec=True)
+            raise
 
-            if live.record.egress is not None:
-                served = await egress.change(self._store.root, live, policy, live.record.egress)
-                live.record = replace(live.record, egress=served)
-            else:
-                live.spec = after
-                try:
-                    await self.open_egress(live)
-                except BaseException:
-                    live.spec = before
-                    raise
-        live.spec = after
-        self.save(live, spec=True)
+    async def _change_egress(self, live: LiveSession, policy: Limited, before: SandboxSpec) -> None:
+        from alcove.local import egress
+
+        if live.record.egress is None:
+            await self.open_egress(live)
+        else:
+            served = await egress.change(self._store.root, live, policy, before, live.record.egress)
+            live.record = replace(live.record, egress=served)
+        self.save(live)
 
     def _reap_some(self, born: int) -> None:
         """A session of ours that another process ends leaves its warden to us: look at a few with each new one."""
@@ -327,7 +332,8 @@ class Sessions:
         with suppress(OSError):
             cgroups.remove(live.record.groups)
         attached = live.record.attached
-        live.record = replace(live.record, attached=(), processes=None, egress=None)
+        served = Egress(settings=live.record.egress.settings) if live.record.egress else None
+        live.record = replace(live.record, attached=(), processes=None, egress=served)
         live.oom_kills = 0
         try:
             enforced = limits.decide(self._host, self._config, live.spec)
@@ -404,16 +410,20 @@ class Sessions:
     async def _end_cell(self, live: LiveSession) -> bool:
         """Let the warden kill the session's processes: true when it says that none is left."""
         try:
-            return (await control.ask(live.directory, _END, within=_END_WITHIN_S)).error == 0
+            asked = control.ask(live.directory, _END, within=_END_WITHIN_S, meanwhile=lambda: self._take_name(live))
+            return (await asked).error == 0
         except OSError:
             return False
 
+    def _take_name(self, live: LiveSession) -> None:
+        """What is left of it after a kill -9 is then no session any more."""
+        with suppress(FileNotFoundError):
+            os.rename(live.directory, f"{live.directory}{_ENDING}")
+
     async def _remove_files(self, live: LiveSession) -> None:
-        """First the name, so that whatever is left of it after a kill -9 is no session any more."""
         ending = f"{live.directory}{_ENDING}"
         try:
-            with suppress(FileNotFoundError):
-                os.rename(live.directory, ending)
+            self._take_name(live)
             if not remove_tree(ending, budget=_REMOVE_INLINE):
                 await asyncio.to_thread(remove_tree, ending)
         except OSError as error:
