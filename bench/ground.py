@@ -29,10 +29,15 @@ class Ground:
     alcove: Alcove | None
     pss: PssReader
     quick: bool
+    networks: Sequence[Runtime] = ()
 
     def runtimes(self) -> list[Runtime]:
         """The floor, the peers that work here, and Alcove where it is installed."""
         return [self.bare, *self.peers, *([self.alcove] if self.alcove is not None else [])]
+
+    def reaching(self) -> list[Runtime]:
+        """The floor and the peers whose commands can be let talk to the benchmarks' server."""
+        return [runtime for runtime in (self.bare, *self.peers, *self.networks) if runtime.reaches]
 
     def workspace(self, *names: str) -> Path:
         """A directory on the file system of the sessions' own files; the same one for the same names."""

@@ -18,7 +18,7 @@ from bench.runtime import Runtime
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
-    from alcove import ExecResult, LocalSandbox, SandboxSession, SandboxSessionId, SandboxSpec
+    from alcove import ExecResult, LocalSandbox, LocalSandboxConfig, SandboxSession, SandboxSessionId, SandboxSpec
 
 T = TypeVar("T")
 
@@ -47,10 +47,21 @@ class Alcove(Runtime):
     @property
     def backend(self) -> LocalSandbox:
         if self._opened is None:
-            from alcove import LocalSandbox, LocalSandboxConfig
+            from alcove import LocalSandbox
 
-            self._opened = LocalSandbox(LocalSandboxConfig(root_dir=str(self._store)))
+            self._opened = LocalSandbox(self.config())
         return self._opened
+
+    def config(self) -> LocalSandboxConfig:
+        from alcove import LocalSandboxConfig
+
+        return LocalSandboxConfig(root_dir=str(self._store))
+
+    def spec(self) -> SandboxSpec:
+        """What each session is made from: no network, and nothing else said."""
+        from alcove import Limited, SandboxSpec
+
+        return SandboxSpec(network_policy=Limited(allowed_hosts=[]))
 
     def wait(self, coroutine: Coroutine[Any, Any, T]) -> T:
         return self._runner.run(coroutine)
@@ -115,7 +126,7 @@ class Alcove(Runtime):
         return sum(await together([asker(first) for first in range(_MAKERS)]))
 
     async def provision(self) -> SandboxSession:
-        session = await self.backend.provision(closed_spec())
+        session = await self.backend.provision(self.spec())
         self.isolation = session.metadata.get("isolation")
         return session
 
@@ -152,12 +163,6 @@ def has_backend() -> bool:
         return hasattr(importlib.import_module("alcove"), "LocalSandbox")
     except ImportError:
         return False
-
-
-def closed_spec() -> SandboxSpec:
-    from alcove import Limited, SandboxSpec
-
-    return SandboxSpec(network_policy=Limited(allowed_hosts=[]))
 
 
 def finished(start: int, result: ExecResult) -> Finished:

@@ -38,7 +38,7 @@ def measure(cases: Sequence[Case], options: Options, pss: PssReader, progress: P
         facts = host_facts(place)
         ground, rows = survey(place, options, pss)
         with ExitStack() as stack:
-            for runtime in ground.runtimes():
+            for runtime in (*ground.runtimes(), *ground.networks):
                 stack.callback(runtime.close)
             measured = _all_cases(cases, ground, options, progress)
     return Document(
@@ -78,7 +78,8 @@ def survey(place: Path, options: Options, pss: PssReader) -> tuple[Ground, list[
     ground = Ground(
         scratch=place,
         bare=bare,
-        peers=[runtime for runtime in works if runtime not in (bare, alcove)],
+        peers=[runtime for runtime in works if runtime.general and runtime not in (bare, alcove)],
+        networks=[runtime for runtime in works if not runtime.general],
         alcove=alcove if alcove in works else None,
         pss=pss,
         quick=options.quick,

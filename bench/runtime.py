@@ -4,10 +4,20 @@ import subprocess
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from bench.contender import COMMAND_SECONDS, Finished, RefusedError, Run, WrongResultError, run
+from bench.origin import Origin, Place
 from bench.processes import descendants
+
+
+@dataclass(frozen=True)
+class Reach:
+    """A way to run commands that can talk to the benchmarks' server, and where the server is for them."""
+
+    run: Run
+    place: Place
 
 
 class Runtime(ABC):
@@ -17,6 +27,8 @@ class Runtime(ABC):
     how: str
     joins = False  # whether a command can be run in a sandbox that is there already
     live_name = ""  # what the live variant is called where it needs a word of explanation
+    reaches = False  # whether its commands can be let talk to the benchmarks' server
+    general = True  # whether it takes part in cases other than those of the network
 
     @abstractmethod
     def version(self) -> str | None:
@@ -33,6 +45,10 @@ class Runtime(ABC):
     def idle(self, count: int) -> AbstractContextManager[frozenset[int]]:
         """Keep ``count`` sandboxes that do nothing; yields all of their processes."""
         raise NotImplementedError(f"{self.name} keeps no sandbox")
+
+    def reaching(self, origin: Origin) -> AbstractContextManager[Reach]:
+        """Run commands that may talk to ``origin``; where the runtime knows allow-lists, to nothing else."""
+        raise NotImplementedError(f"{self.name} has no network")
 
     def close(self) -> None:  # noqa: B027  most keep nothing from call to call
         """Give back what the runtime keeps; called once, at the end of a run, interrupted or not."""
@@ -71,8 +87,11 @@ class Prefix(Runtime):
     @contextmanager
     def live(self, workspace: Path | None = None) -> Iterator[Run]:
         with self.hold(workspace) as held:
-            before = self.join(held, workspace)
-            yield lambda command: run([*before, *command], cwd=workspace)
+            yield self.joined(held, workspace)
+
+    def joined(self, held: int, workspace: Path | None) -> Run:
+        before = self.join(held, workspace)
+        return lambda command: run([*before, *command], cwd=workspace)
 
     @contextmanager
     def idle(self, count: int) -> Iterator[frozenset[int]]:

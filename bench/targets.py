@@ -30,9 +30,11 @@ class Target:
     words: str
     unit: str = "×"
     contender: str = "alcove"
+    added: bool = False  # what it takes more than ``against``, in place of their ratio
 
     def sentence(self) -> str:
-        return f"{self.words} {self.compare} {self.limit:g} {self.unit} {self.against or ''}".rstrip()
+        rival = f"over {self.against}" if self.added else self.against or ""
+        return f"{self.words} {self.compare} {self.limit:g} {self.unit} {rival}".rstrip()
 
     def holds(self, measured: float) -> bool:
         return _COMPARE[self.compare](measured, self.limit)
@@ -40,6 +42,8 @@ class Target:
 
 BARE = "subprocess.run"
 IMPORT_ASYNCIO = "python -c 'import asyncio'"
+DIRECT = "direct"
+CLOSED = "alcove, no network"
 
 TARGETS: tuple[Target, ...] = (
     Target("live", "live", "time", BARE, "<=", 1.3, "/bin/true in a live session"),
@@ -57,6 +61,11 @@ TARGETS: tuple[Target, ...] = (
     Target("output-1g", "output-1g", "throughput", BARE, ">=", 0.6, "1 GB of head -c captured"),
     Target("program", "program", "time", IMPORT_ASYNCIO, "<=", 2.5, "alcove run -- true as a whole process"),
     Target("density", "density", "answered", None, ">=", 1000, "sessions alive at once that answer", unit="sessions"),
+    Target("egress-connect", "egress-latency", "connect", DIRECT, "<=", 0.5, "a connection", unit="ms", added=True),
+    Target("egress-one", "egress-one", "throughput", DIRECT, ">=", 0.5, "one download of 200 MB"),
+    Target("egress-new", "egress-new", "create", CLOSED, "<=", 1.3, "a new session with an allow-list"),
+    Target("egress-memory", "egress-memory", "growth", None, "<=", 1.0, "10,000 connections' memory", unit="MB"),
+    Target("egress-descriptors", "egress-memory", "descriptors", None, "<=", 0, "descriptors left", unit=""),
 )
 
 
@@ -93,6 +102,11 @@ def _row(target: Target, case: CaseRow, absent: Collection[str]) -> TargetRow:
 
 
 def _measure(target: Target, case: CaseRow) -> float | None:
+    if target.against is not None and target.added:
+        mine, theirs = (case.find(name, target.metric) for name in (target.contender, target.against))
+        if mine is None or theirs is None or len(mine.samples) != len(theirs.samples):
+            return None
+        return median([one - other for one, other in zip(mine.samples, theirs.samples, strict=True)])
     if target.against is not None:
         found = case.ratio(target.contender, target.metric, target.against)
         return None if found is None else found.median

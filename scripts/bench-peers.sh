@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-for package in bubblewrap firejail runc crun; do
+for package in bubblewrap firejail runc crun slirp4netns; do
   program=${package/bubblewrap/bwrap}
   command -v "$program" >/dev/null && continue
   if ! command -v apt-get >/dev/null || ! scripts/apt.sh "$package" 2>/dev/null; then

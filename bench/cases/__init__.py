@@ -1,6 +1,7 @@
 """Every case, in the order in which it is run and shown."""
 
 from bench.cases.density import DENSITY
+from bench.cases.egress import EGRESS_CASES
 from bench.cases.io import IO_CASES
 from bench.cases.latency import LIVE, NEW
 from bench.cases.memory import MEMORY_CASES
@@ -22,5 +23,6 @@ CASES: tuple[Case, ...] = (
     NEW_RATE,
     *MEMORY_CASES,
     *OUTPUT_CASES,
+    *EGRESS_CASES,
     DENSITY,
 )

@@ -6,7 +6,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from bench.contender import Run, run
-from bench.runtime import Runtime
+from bench.origin import Origin
+from bench.runtime import Reach, Runtime
 from bench.targets import BARE
 
 
@@ -14,6 +15,7 @@ class Bare(Runtime):
     name = BARE
     how = "subprocess.run(command, capture_output=True)"
     joins = True
+    reaches = True
 
     def version(self) -> str:
         return f"Python {platform.python_version()}"
@@ -24,3 +26,7 @@ class Bare(Runtime):
     @contextmanager
     def live(self, workspace: Path | None = None) -> Iterator[Run]:
         yield self.once(workspace)
+
+    @contextmanager
+    def reaching(self, origin: Origin) -> Iterator[Reach]:
+        yield Reach(self.once(), origin.own)

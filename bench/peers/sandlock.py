@@ -10,8 +10,9 @@ from typing import Any
 
 from bench.contender import Finished, Run, WrongResultError
 from bench.hostview import host_view
+from bench.origin import Origin
 from bench.processes import await_exec, descendants
-from bench.runtime import Runtime
+from bench.runtime import Reach, Runtime
 
 _IDLE_SECONDS = "600"
 
@@ -24,6 +25,7 @@ class Sandlock(Runtime):
     live_name = "sandlock (parked)"
     how = "Sandbox(host directories readable, /tmp writable, no network).run; live: create() before, start() + wait()"
     joins = True
+    reaches = True
 
     def version(self) -> str | None:
         try:
@@ -58,6 +60,18 @@ class Sandlock(Runtime):
             yield descendants([stack.enter_context(self._sleeping()) for _ in range(count)])
 
     @contextmanager
+    def reaching(self, origin: Origin) -> Iterator[Reach]:
+        """A sandbox for each command: what is timed is timed by the command itself."""
+        place = origin.own
+        allowed = [f"{place.host}:{place.greeting}", f"{place.host}:{place.http}"]
+
+        def go(command: Sequence[str]) -> Finished:
+            start = time.perf_counter_ns()
+            return _finished(start, self._sandbox(None, allowed).run(list(command)))
+
+        yield Reach(go, place)
+
+    @contextmanager
     def _sleeping(self) -> Iterator[int]:
         # Running, not parked: until its exec a parked child shares the pages of the whole calling program.
         sandbox = self._sandbox(None)
@@ -72,14 +86,14 @@ class Sandlock(Runtime):
             sandbox.kill()
             sandbox.wait()
 
-    def _sandbox(self, workspace: Path | None) -> Any:
+    def _sandbox(self, workspace: Path | None, allowed: Sequence[str] = ()) -> Any:
         readable = [str(path) for path in host_view().binds]
         readable += [str(path) for path, _ in host_view().links]
         writable = ["/tmp", *_DEVICES, *([str(workspace)] if workspace is not None else [])]
         return importlib.import_module("sandlock").Sandbox(
             fs_readable=[*readable, "/proc", "/dev"],
             fs_writable=[path for path in writable if Path(path).exists()],
-            net_allow=[],
+            net_allow=list(allowed),
             cwd=str(workspace) if workspace is not None else None,
         )
 

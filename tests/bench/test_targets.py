@@ -20,6 +20,11 @@ PROMISED = {
     "output-1g": (">=", 0.6),
     "program": ("<=", 2.5),
     "density": (">=", 1000),
+    "egress-connect": ("<=", 0.5),
+    "egress-one": (">=", 0.5),
+    "egress-new": ("<=", 1.3),
+    "egress-memory": ("<=", 1.0),
+    "egress-descriptors": ("<=", 0),
 }
 
 
@@ -51,6 +56,14 @@ def test_a_limit_that_must_not_be_reached() -> None:
     rows = {row.id: row for row in compare([case_row("new", "time", samples)], set())}
     assert rows["new-bubblewrap"].verdict == "miss"
     assert rows["new-sandlock"].verdict == "pass"
+
+
+def test_what_is_added_is_the_median_of_the_differences_round_by_round() -> None:
+    samples = {"alcove": [1.0, 5.0, 3.5], "direct": [0.5, 4.9, 3.0]}
+    (row,) = compare([case_row("egress-latency", "connect", samples)], set())
+    assert (row.measured, row.verdict, row.unit) == (0.5, "pass", "ms")
+    assert row.words == "a connection <= 0.5 ms over direct"
+    assert compare([case_row("egress-latency", "connect", {"alcove": [1.0]})], set())[0].verdict == "not measured"
 
 
 def test_a_target_without_a_rival_is_the_median_itself() -> None:

@@ -24,7 +24,7 @@ class Guest:
     looked_up: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.pool = FakePool(RANGE, limit=self.limit)
+        self.pool = FakePool(RANGE, "s-guest", limit=self.limit)
         self.answerer = Answerer(self.resolves, self.pool, lambda name, reason: self.denied.append((name, reason)))
 
     def resolves(self, name: str) -> bool:

@@ -95,6 +95,23 @@ async def test_a_raw_socket_with_an_empty_environment(net: Net) -> None:
         assert f"--allow listed.test:{elsewhere.place.port}" in denied.reason
 
 
+@pytest.mark.parametrize("scheme", ["http", "https"])
+async def test_another_name_at_the_address_of_a_listed_one(net: Net, scheme: str) -> None:
+    web = net.world.web("listed.test", "other.test")
+    place = web.https if scheme == "https" else web.http
+    assert place
+    if scheme == "http" and place.port != 80:
+        pytest.skip("a plain user cannot serve port 80, and at any other nothing but TLS is looked at")
+    async with net.session(entry(place)) as guest:
+        through = ["--connect-to", f"other.test:{place.port}:{place.authority}"]
+        assert "this is listed.test" in await guest.curl(web.url(scheme=scheme))
+        await guest.refused("curl", "--silent", *through, web.url(scheme=scheme, name="other.test"))
+        denied = [record for record in await guest.connects(2) if not record.allowed]
+        assert [(record.name, record.port) for record in denied] == [("listed.test", place.port)]
+        assert "other.test" in denied[0].reason
+        assert len(web.requests) == 1
+
+
 HTTPX_2 = "import sys, httpx; print(httpx.Client(http2=True, http1=False).get(sys.argv[1]).text)"
 NODE_2 = """
 const http2 = require("http2"), url = new URL(process.argv[1]), session = http2.connect(url.origin);

@@ -110,8 +110,10 @@ def redirects(*, tcp_port: int = TCP_PORT, ipv6: bool = True) -> Message:
     return netlink.redirects(tcp_port=tcp_port, dns_port=DNS_PORT, resolver=RESOLVER, ipv6=ipv6)
 
 
-def prepare(*networks: Network, ipv6: bool = True) -> list[Message]:
-    return netlink.prepare(networks, tcp_port=TCP_PORT, dns_port=DNS_PORT, resolver=RESOLVER, ipv6=ipv6)
+def prepare(*networks: Network, ipv6: bool = True, replace: bool = False) -> list[Message]:
+    return netlink.prepare(
+        networks, tcp_port=TCP_PORT, dns_port=DNS_PORT, resolver=RESOLVER, ipv6=ipv6, replace=replace
+    )
 
 
 # What is sent, and what the kernel answers
@@ -141,9 +143,16 @@ said["v6"] = arrives(listen("::1", 4000), "2001:db8:7::9", 22)
 
 @pytest.mark.user
 def test_all_of_it_can_be_sent_again() -> None:
-    messages = prepare(FAKE, WRITTEN)
+    messages = prepare(FAKE, WRITTEN, replace=True)
     said = inside('said["replies"] = send(steps[0] + steps[0])', messages)
     assert said["replies"] == [[0, 0]] * 10
+
+
+@pytest.mark.user
+def test_tables_that_are_there_are_told_where_they_are_not_to_be_replaced() -> None:
+    said = inside('said["replies"] = send(steps[0] + steps[0])', prepare(FAKE))
+    *before, (last, _) = said["replies"]
+    assert (before, last) == ([[0, 0]] * len(before), "EEXIST")
 
 
 @pytest.mark.user

@@ -130,6 +130,7 @@ async def test_the_policy_in_force_outlives_a_backend_and_a_kill(net: Net) -> No
     async with net.session("elsewhere.test") as guest:
         await net.backend.apply_network_policy(guest.id, Limited(allowed_hosts=[server.place.authority]))
         os.kill(guest.native("warden"), signal.SIGKILL)
+        await outside.until(lambda: not outside.called("alcove-spawner", guest.directory.name))
         again = LocalSandbox(net.config)
         try:
             assert again.session(guest.id).metadata["allowed_hosts"] == server.place.authority

@@ -14,7 +14,7 @@ RANGE = IPv4Network("198.18.0.0/15")
 
 
 def test_a_name_keeps_its_address_and_an_address_its_name() -> None:
-    pool = FakePool(RANGE)
+    pool = FakePool(RANGE, "s-1")
     first, second = pool.address("a.example.org"), pool.address("b.example.org")
     assert first != second
     assert pool.address("a.example.org") == first
@@ -23,7 +23,7 @@ def test_a_name_keeps_its_address_and_an_address_its_name() -> None:
 
 
 def test_addresses_that_were_not_issued_stand_for_nothing() -> None:
-    pool = FakePool(RANGE)
+    pool = FakePool(RANGE, "s-1")
     issued = pool.address("a.example.org")
     assert pool.name(issued + 1) is None
     assert pool.name(RANGE[1]) is None
@@ -34,7 +34,7 @@ def test_addresses_that_were_not_issued_stand_for_nothing() -> None:
 @settings(max_examples=50)
 def test_every_name_has_an_address_of_its_own_in_the_range(names: list[str], prefix: int) -> None:
     network = IPv4Network(f"198.18.0.0/{prefix}")
-    pool = FakePool(network)
+    pool = FakePool(network, "s-1")
     issued: dict[str, IPv4Address] = {}
     for name in names:
         try:
@@ -51,7 +51,7 @@ def test_every_name_has_an_address_of_its_own_in_the_range(names: list[str], pre
 
 def test_the_whole_of_a_small_range_is_issued_once_and_no_more() -> None:
     network = IPv4Network("198.18.0.0/23")
-    pool = FakePool(network)
+    pool = FakePool(network, "s-1")
     issued = {pool.address(f"{number}.example.org") for number in range(255)}
     assert issued == set(list(network)[RESERVED:-1])
     with pytest.raises(PoolFull, match="255 hosts"):
@@ -61,7 +61,7 @@ def test_the_whole_of_a_small_range_is_issued_once_and_no_more() -> None:
 
 @pytest.mark.security
 def test_a_guest_that_names_more_and_more_is_stopped_and_loses_nothing_it_had() -> None:
-    pool = FakePool(RANGE, limit=3)
+    pool = FakePool(RANGE, "s-1", limit=3)
     kept = [pool.address(f"{number}.example.org") for number in range(3)]
     for number in range(3, 10):
         with pytest.raises(PoolFull, match="3 hosts"):
@@ -73,11 +73,18 @@ def test_a_guest_that_names_more_and_more_is_stopped_and_loses_nothing_it_had() 
 
 @pytest.mark.security
 def test_an_address_of_one_session_is_rarely_one_of_anothers() -> None:
-    first = {pool.address("a.example.org") for pool in (FakePool(RANGE) for _ in range(64))}
+    first = {pool.address("a.example.org") for pool in (FakePool(RANGE, f"s-{number}") for number in range(64))}
     assert len(first) > 56  # of 64 random ones of 130,815, more than a few alike has a chance below 1e-20
+
+
+def test_a_pool_that_is_made_anew_gives_the_same_addresses_in_any_order() -> None:
+    names = [f"{number}.example.org" for number in range(50)]
+    first, again = FakePool(RANGE, "s-1"), FakePool(RANGE, "s-1")
+    given = {name: first.address(name) for name in names}
+    assert {name: again.address(name) for name in reversed(names)} == given
 
 
 @pytest.mark.parametrize("network", ["198.18.0.0/24", "198.18.0.0/32"])
 def test_a_range_without_room_is_refused(network: str) -> None:
     with pytest.raises(ValueError, match="/23"):
-        FakePool(IPv4Network(network))
+        FakePool(IPv4Network(network), "s-1")

@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -18,6 +20,7 @@ from alcove.local.keeper import LINGER_S
 from tests.egress.live import Guest, Net, descriptors, holding, or_any, settled
 from tests.egress.world import Place, stream
 from tests.egress.world.child import kill
+from tests.egress.world.listener import Link
 from tests.local import outside
 from tests.local.cell import mark
 
@@ -234,12 +237,17 @@ async def test_without_its_keeper_it_ends_and_the_next_call_brings_both_back(net
         assert started
         kill(started)
         await outside.until(lambda: not outside.is_there(service), "a service without its keeper")
-        await nobody_serves(guest, server.place, address)
         assert len(server.accepts) == 0
+        assert await guest.reaches(server) == [True]  # an exec is such a call
+        again, service = net.keeper, await net.served()
+        assert again not in {None, started}
+        kill(again or 0)
+        await outside.until(lambda: not outside.is_there(service), "a service without its keeper")
         await net.backend.apply_network_policy(guest.id, listed)
+        assert await guest.address_of("web.test") == address
         assert await guest.reaches(server) == [True]
         assert await other.reaches(server) == [True]  # of which nobody has spoken
-        assert net.keeper not in {None, started}
+        assert net.keeper not in {None, started, again}
         kill(net.keeper or 0)
         async with net.session(server.place.authority) as third:
             assert await third.reaches(server) == await guest.reaches(server) == [True]
@@ -278,19 +286,33 @@ async def test_a_session_outlives_the_process_that_made_it_and_started_the_keepe
 
 async def test_what_connections_and_sessions_took_is_given_back(net: Net) -> None:
     server, rude = net.world.stream("web.test"), net.world.stream("rude.test", stream.reset)
-    listed = [server.place.authority, rude.place.authority]
-    async with net.session(*listed) as guest:
+    async with net.session(server.place.authority, rude.place.authority) as guest:
         assert await guest.reaches(server) == [True]
         service = await net.served()
         before = descriptors(service)
         words = [str(place) for place in (server.place.port, rude.place.port, 200)]
         assert await guest.script(MANY, *words) == "reset 50, refused 50, unknown 50, back 50\n"
         await settled(service, before)
-        for _ in range(5):  # with a connection that is open at the end of its session, too
-            async with net.session(*listed) as other, holding(other, server):
+        assert await net.served() == service
+
+
+async def stubborn(server: stream.Stream, link: Link) -> None:
+    """Say back the first bytes, and never look again."""
+    link.writer.write(await server.heard(link))
+    await asyncio.Event().wait()
+
+
+async def test_a_session_that_ends_amid_connections_hinders_no_later_one(net: Net) -> None:
+    server = net.world.stream("web.test", stubborn)
+    async with net.session(server.place.authority) as guest:
+        service = await net.served()
+        before = descriptors(service)
+        for count in range(1, 5):
+            async with net.session(server.place.authority) as other, holding(other, server):
                 assert descriptors(service) != before
+            assert len(server.accepts) == count
             await settled(service, before)
-        assert await guest.reaches(server) == [True]
+        assert await guest.dial(server.place) == "hello"
         assert await net.served() == service
 
 
@@ -345,6 +367,10 @@ async def test_one_record_for_each_decision(net: Net) -> None:
         assert [record.time for record in records] == sorted(record.time for record in records)
 
 
+def is_now(path: Path, file: os.stat_result) -> bool:
+    return path.exists() and os.path.samestat(path.stat(), file)
+
+
 async def test_the_log_is_bounded_on_disk(net: Net) -> None:
     server = net.world.stream("web.test")
     async with net.session(server.place.authority) as guest:
@@ -356,9 +382,7 @@ async def test_the_log_is_bounded_on_disk(net: Net) -> None:
             with log.open("ab") as file:
                 file.write(b"x" * (LIMIT_BYTES - full.st_size - 100) + b"\n")
             assert await guest.reaches(server) == [True]
-            await outside.until(
-                lambda: rotated.exists() and os.path.samestat(rotated.stat(), full), "it stays as it is"
-            )  # noqa: B023
+            await outside.until(partial(is_now, rotated, full), "it stays as it is")
             assert [record.sent for record in await guest.connects(2)] == [5, 5]
             assert len(server.accepts) == count
             assert LIMIT_BYTES - 200 < rotated.stat().st_size <= LIMIT_BYTES

@@ -388,7 +388,7 @@ async def test_the_hosts_users_are_not(cell: Cell) -> None:
 @USER
 async def test_the_nameserver_of_a_session_without_network_cannot_be_reached(cell: Cell) -> None:
     """It is there for the day on which the session is given an allow-list; until then a question fails at once."""
-    assert await cell.out("cat /etc/resolv.conf") == "nameserver 198.18.0.1\n"
+    assert "nameserver 198.18.0.1\n" in await cell.out("cat /etc/resolv.conf")
     script = (
         "import socket\ns = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\nprint(s.connect_ex(('198.18.0.1', 53)))"
     )

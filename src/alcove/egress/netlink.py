@@ -178,8 +178,8 @@ def redirects(
 
     Questions to `resolver`, port 53, go to `dns_port` (UDP and TCP); any other TCP goes to `tcp_port`, except to
     127.0.0.0/8 and ::1. With `replace`, tables that are there are replaced in one step, and connections that are open
-    stay as they are; the socket's `close` then waits for an RCU grace period, milliseconds at least (nft_rcv_nl_event in
-    net/netfilter/nf_tables_api.c). Without, they are EEXIST.
+    stay as they are; the socket's `close` then waits for an RCU grace period, milliseconds at least (nft_rcv_nl_event
+    in net/netfilter/nf_tables_api.c). Without, they are EEXIST.
 
     What has no route is refused before any rule is asked, and UDP to another port or address meets no rule.
     """

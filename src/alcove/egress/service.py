@@ -3,6 +3,7 @@
 import asyncio
 import os
 import socket
+from collections.abc import Iterable
 from contextlib import suppress
 from functools import lru_cache
 from ipaddress import IPv4Network
@@ -66,15 +67,21 @@ class Service:
         self._loop.add_reader(pidfd, self._ended, request.id)
         self.idle.clear()
 
-    async def apply(self, request: Apply) -> bool:
+    async def apply(self, request: Apply, fds: Iterable[int] = ()) -> bool:
         """Put another policy in force, what it forbids having ended; False for a session that is not served.
+
+        The descriptors, further listeners, are ours from then on.
 
         Raises:
             InvalidRequest: an entry of it cannot be; the old one stays.
         """
         session = self._sessions.get(request.id)
+        listeners = [socket.socket(fileno=fd) for fd in fds]
         if session is None:
+            for listener in listeners:
+                listener.close()
             return False
+        session.listen_to(listeners)
         await session.apply(_policy(request.allowed_hosts, session.fake))
         return True
 
@@ -189,7 +196,7 @@ class Door:
                 case Attach():
                     await self._service.attach(request, fds)
                 case Apply():
-                    return Reply(served=await self._service.apply(request))
+                    return Reply(served=await self._service.apply(request, fds))
                 case Detach():
                     await self._service.detach(request.id)
         except SandboxError as error:

@@ -38,7 +38,7 @@ class Session:
         self.policy = policy
         self.dialler = dialler
         self.fake = fake
-        self.pool = FakePool(fake)
+        self.pool = FakePool(fake, session_id)
         self.log = log
         self.dialling = asyncio.Semaphore(_DIALLING)
         self._sockets = sockets
@@ -66,6 +66,14 @@ class Session:
         if ended:  # what was only told to end could pass on one more piece
             await asyncio.wait(ended)
         return len(ended)
+
+    def listen_to(self, listeners: list[socket.socket]) -> None:
+        """Serve further listeners, which are its own from then on."""
+        for listener in listeners:
+            listener.setblocking(False)
+            self._sockets.listeners.append(listener)
+            if not self._paused:
+                self._loop.add_reader(listener.fileno(), self._accept, listener)
 
     def tell(self, record: Record) -> None:
         """Write a record."""

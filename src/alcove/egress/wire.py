@@ -39,7 +39,7 @@ class Attach(Struct, frozen=True, tag=True):
 
 
 class Apply(Struct, frozen=True, tag=True):
-    """Another policy for a session that is served."""
+    """Another policy for a session that is served. Its descriptors: further listeners for TCP."""
 
     id: str
     allowed_hosts: tuple[str, ...]

@@ -169,6 +169,7 @@ class LocalSandbox:
         validate_exec(request)
         live = self._sessions.live(session_id)
         requests.effective_user(request.user or live.spec.user, ranged=self._host.root)
+        await self._sessions.keep_served(live)
         try:
             try:
                 outcome = await self._execute(live, request, make)

@@ -4,7 +4,7 @@ import errno
 import os
 import socket
 from collections.abc import Iterable
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import lru_cache
 from ipaddress import ip_network
 from typing import TYPE_CHECKING
@@ -13,7 +13,7 @@ from alcove.contract import Limited, NetworkPolicyError, SandboxSpec
 from alcove.egress import netlink
 from alcove.egress.config import EgressConfig
 from alcove.egress.policy import Policy
-from alcove.egress.settings import fake, has_ipv6, resolver
+from alcove.egress.settings import fake, resolver
 from alcove.egress.wire import Apply, Attach, Reply, Request, ask
 from alcove.local import keeper
 from alcove.local.control import ANSWER_WITHIN_S, parse_reply, send
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 # On the session's loopback, where a server of the guest's is least likely to want to be
 _TCP_PORT = 1
 _DNS_PORT = 2
-_ATTEMPTS = 3
+_ATTEMPTS = 4  # to start a keeper is one
 
 
 def parsed(policy: Limited, config: EgressConfig) -> Policy:
@@ -59,12 +59,21 @@ async def open_up(root: str, live: "LiveSession", egress: Egress) -> Egress:
     """
     policy = _policy(live)
     networks = _networks(policy, egress.settings)
-    fds = await prepare(live, egress, networks)
-    try:
-        await _ask(root, _attach(live, policy, egress.settings, len(fds) - 3), fds)
-    finally:
-        _close(fds)
+    with _early(root) as early:
+        fds = await prepare(live, egress, networks)
+        try:
+            await _ask(root, _attach(live, policy, egress.settings, len(fds) - 3), fds, early)
+        finally:
+            _close(fds)
     return Egress(settings=egress.settings, networks=networks, prepared=True)
+
+
+def _early(root: str) -> AbstractContextManager[socket.socket | None]:
+    """A connection to a service that is there, which turns to us while the session's warden is busy."""
+    try:
+        return keeper.reach(root)
+    except OSError:
+        return nullcontext()
 
 
 def _policy(live: "LiveSession") -> Limited:
@@ -83,14 +92,17 @@ async def prepare(live: "LiveSession", egress: Egress, networks: tuple[str, ...]
         NetworkPolicyError: the namespace cannot be prepared.
     """
     settings = egress.settings
+    ipv6 = _has_ipv6(networks)
     if egress.prepared:
         messages = netlink.change_routes(map(ip_network, egress.networks), map(ip_network, networks))
-        fds = await _sockets(live, messages)
+        if ipv6 and not _has_ipv6(egress.networks):
+            messages.insert(0, _redirects(settings, ipv6=True))
+        fds = await _sockets(live, messages, ipv6=ipv6)
     else:
         try:
-            fds = await _sockets(live, _whole(settings, networks, replace=False))
+            fds = await _sockets(live, _whole(settings, networks, replace=False), ipv6=ipv6)
         except FileExistsError:  # an attempt before this one came as far as to the tables
-            fds = await _sockets(live, _whole(settings, networks, replace=True))
+            fds = await _sockets(live, _whole(settings, networks, replace=True), ipv6=ipv6)
     try:
         return (*fds, open_warden(live.record.processes))
     except OSError as error:
@@ -105,9 +117,20 @@ def _whole(settings: EgressConfig, networks: tuple[str, ...], *, replace: bool) 
         tcp_port=_TCP_PORT,
         dns_port=_DNS_PORT,
         resolver=resolver(settings),
-        ipv6=has_ipv6(),
+        ipv6=_has_ipv6(networks),
         replace=replace,
     )
+
+
+def _redirects(settings: EgressConfig, *, ipv6: bool) -> netlink.Message:
+    return netlink.redirects(
+        tcp_port=_TCP_PORT, dns_port=_DNS_PORT, resolver=resolver(settings), ipv6=ipv6, replace=True
+    )
+
+
+def _has_ipv6(networks: tuple[str, ...]) -> bool:
+    """Tell whether an address of IPv6 is written out: names stand for those of IPv4, and half the tables are saved."""
+    return any(":" in network for network in networks)
 
 
 def _attach(live: "LiveSession", policy: Limited, settings: EgressConfig, listeners: int) -> Attach:
@@ -138,7 +161,8 @@ async def change(root: str, live: "LiveSession", policy: Limited, before: Sandbo
         NetworkPolicyError: it could not be put in force; the old one stays.
     """
     networks = _networks(policy, egress.settings)
-    served = (await _ask(root, Apply(id=str(live.id), allowed_hosts=tuple(policy.allowed_hosts)))).served
+    apply = Apply(id=str(live.id), allowed_hosts=tuple(policy.allowed_hosts))
+    served = (await _ask(root, apply)).served
     try:
         fds = await prepare(live, egress, networks)
     except NetworkPolicyError:
@@ -147,12 +171,17 @@ async def change(root: str, live: "LiveSession", policy: Limited, before: Sandbo
     try:
         if not served:
             await _ask(root, _attach(live, policy, egress.settings, len(fds) - 3), fds)
+        elif _has_ipv6(networks) and not _has_ipv6(egress.networks):
+            await _ask(root, apply, fds[:1])
     finally:
         _close(fds)
     return Egress(settings=egress.settings, networks=networks, prepared=True)
 
 
-async def _ask(root: str, request: Request, fds: tuple[int, ...] = ()) -> Reply:
+async def _ask(root: str, request: Request, fds: tuple[int, ...] = (), early: socket.socket | None = None) -> Reply:
+    if early is not None:
+        with suppress(OSError):
+            return await ask(early, request, fds)
     for _ in range(_ATTEMPTS):  # a service may be on its way out, or die
         try:
             connection = keeper.reach(root)
@@ -164,16 +193,15 @@ async def _ask(root: str, request: Request, fds: tuple[int, ...] = ()) -> Reply:
     raise NetworkPolicyError(f"the egress service does not answer; {root}/egress.err may tell why")
 
 
-async def _sockets(live: "LiveSession", messages: Iterable[netlink.Message]) -> tuple[int, ...]:
+async def _sockets(live: "LiveSession", messages: Iterable[netlink.Message], *, ipv6: bool) -> tuple[int, ...]:
     """Ask the session's warden to configure its namespace, and for the sockets in it.
 
     Raises:
         FileExistsError: something is there that was not to be replaced.
         NetworkPolicyError: it cannot.
     """
-    wanted = [(socket.SOCK_STREAM, socket.AF_INET, _TCP_PORT)]
-    if has_ipv6():
-        wanted.append((socket.SOCK_STREAM, socket.AF_INET6, _TCP_PORT))
+    listeners = [socket.AF_INET6, socket.AF_INET] if ipv6 else [socket.AF_INET]
+    wanted = [(socket.SOCK_STREAM, family, _TCP_PORT) for family in listeners]
     wanted += [(socket.SOCK_DGRAM, socket.AF_INET, _DNS_PORT), (socket.SOCK_STREAM, socket.AF_INET, _DNS_PORT)]
     request = [operation(Kind.NETWORK)]
     request += [operation(Kind.NETLINK, datagram, n0=protocol) for protocol, datagram in messages]

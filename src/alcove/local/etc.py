@@ -11,6 +11,8 @@ from alcove.contract import SandboxIoError
 from alcove.local.removal import remove_tree
 
 HOSTNAME = "alcove"
+# a question that a service took along when it died is asked again after a second, not after five (resolv.conf(5))
+_RESOLVER_OPTIONS = "options timeout:1 attempts:5\n"
 _MACHINE_ID = "616c636f766500000000000000000000"
 
 
@@ -62,7 +64,7 @@ def _files(*, nameserver: str | None, users: bool) -> dict[str, str]:
         "hosts": f"127.0.0.1 localhost {HOSTNAME}\n::1 localhost ip6-localhost ip6-loopback\n",
         "hostname": f"{HOSTNAME}\n",
         "machine-id": f"{_MACHINE_ID}\n",
-        "resolv.conf": f"nameserver {nameserver}\n" if nameserver else _resolv_conf(),
+        "resolv.conf": f"nameserver {nameserver}\n{_RESOLVER_OPTIONS}" if nameserver else _resolv_conf(),
     }
 
 

@@ -20,6 +20,7 @@ from alcove.local.readiness import readable
 LINGER_S = 5.0
 _START_WITHIN_S = 20.0
 _SOCKET = "egress.sock"
+_READY_FD = 3
 #: A service that dies again and again is given up after so many times in a row.
 _MOST_DEATHS = 20
 _SETTLED_S = 2.0
@@ -32,6 +33,16 @@ def reach(root: str) -> socket.socket:
         OSError: nobody listens.
     """
     return connect(root, _SOCKET)
+
+
+async def ensure(root: str) -> None:
+    """Have a keeper.
+
+    Raises:
+        NetworkPolicyError: it does not start; its log tells why.
+    """
+    if not _listens(root):
+        await start(root)
 
 
 async def start(root: str) -> None:
@@ -75,8 +86,8 @@ async def _start(root: str) -> None:
 
 
 def _spawn(root: str, log: int, ready: int) -> None:
-    """Through a shell of ours that ends at once, so that the keeper is nobody's child to wait for."""
-    argv = [sys.executable, "-P", "-c", _MAIN, root]
+    """Through a process that ends at once, so that the keeper is nobody's child to wait for."""
+    argv = [sys.executable, "-P", "-m", "alcove.local.keeper", root]
     environment = {name: value for name in ("PYTHONPATH", "PATH", "LANG") if (value := os.environ.get(name))}
     pid = os.posix_spawn(
         sys.executable,
@@ -84,7 +95,7 @@ def _spawn(root: str, log: int, ready: int) -> None:
         environment,
         file_actions=[
             (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDWR, 0),
-            (os.POSIX_SPAWN_DUP2, ready, 3),
+            (os.POSIX_SPAWN_DUP2, ready, _READY_FD),
             (os.POSIX_SPAWN_DUP2, log, 2),
             (os.POSIX_SPAWN_DUP2, 0, 1),
         ],
@@ -93,13 +104,12 @@ def _spawn(root: str, log: int, ready: int) -> None:
     os.waitpid(pid, 0)
 
 
-_MAIN = "import os, sys\nif os.fork() == 0:\n from alcove.local.keeper import main\n main(sys.argv[1], 3)"
-
-
 def main(root: str, ready: int) -> None:
-    """Be the keeper of a store."""
+    """Leave a keeper of the store behind."""
+    if os.fork() != 0:
+        return
     _title("alcove-keeper")
-    os.closerange(4, 64)
+    os.closerange(_READY_FD + 1, os.sysconf("SC_OPEN_MAX"))  # what a caller let be inherited
     listener = listen(root, _SOCKET)
     os.write(ready, b"r")
     os.close(ready)
@@ -155,3 +165,7 @@ def _die_with_parent() -> None:
     ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG
     if os.getppid() != parent:
         os._exit(1)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], _READY_FD)

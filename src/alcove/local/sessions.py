@@ -13,6 +13,7 @@ from msgspec.structs import replace
 from alcove.contract import (
     LifecycleError,
     Limited,
+    NetworkPolicyError,
     SandboxSession,
     SandboxSessionId,
     SandboxSpec,
@@ -181,6 +182,17 @@ class Sessions:
             kept = live.record.egress.settings if live.record.egress else self._config.egress
             opened = await egress.open_up(self._store.root, live, Egress(settings=kept))
             live.record = replace(live.record, egress=opened)
+
+    async def keep_served(self, live: LiveSession) -> None:
+        """See to it that somebody serves a session's allow-list: the keeper is back with the next call, if it died.
+
+        Without it the session reaches nothing, so that it does not start is the command's to notice.
+        """
+        if live.record.egress is not None and live.record.egress.prepared:
+            from alcove.local import keeper
+
+            with suppress(NetworkPolicyError, OSError):
+                await keeper.ensure(self._store.root)
 
     async def change_policy(self, live: LiveSession, policy: Limited) -> None:
         """Put another allow-list in force, on a live session at once; under the session's lock.
