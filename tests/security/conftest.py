@@ -1,7 +1,7 @@
 """Sessions for the attacks, the corpus in each of them, and the proof that each test leaves nothing of its own."""
 
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +10,11 @@ import pytest_asyncio
 
 from alcove.contract import FilesystemAccess, FilesystemMount, Limited, SandboxSpec
 from alcove.local import LocalSandbox, LocalSandboxConfig
+from tests.egress.nameserver import NameServer
+from tests.egress.world import World
 from tests.security import corpus as hostile_corpus
-from tests.security import mutants
+from tests.security import egress_mutants, mutants
+from tests.security.arena import Arena
 from tests.security.cells import Cell
 from tests.security.corpus import PLACE
 
@@ -19,6 +22,8 @@ MakeCell = Callable[..., Awaitable[Cell]]
 
 if mutant := os.environ.get("ALCOVE_TEST_MUTANT"):
     mutants.apply(mutant)
+if mutant := os.environ.get("ALCOVE_TEST_EGRESS_MUTANT"):
+    egress_mutants.infect(mutant)
 
 
 @pytest.fixture(scope="session")
@@ -53,16 +58,18 @@ async def make_cell(backend: LocalSandbox, corpus: Path) -> AsyncIterator[MakeCe
     """Make sessions that have the corpus at /mnt/hostile, and no network unless `network_policy` says so."""
     made: list[Cell] = []
 
-    async def make(*mounts: FilesystemMount, **fields: Any) -> Cell:
+    async def make(*mounts: FilesystemMount, by: LocalSandbox | None = None, **fields: Any) -> Cell:
         fields.setdefault("network_policy", Limited(allowed_hosts=[]))
         programs = FilesystemMount(source=str(corpus), target=PLACE, access=FilesystemAccess.READ_ONLY)
-        session = await backend.provision(SandboxSpec(mounts=[programs, *mounts], **fields))
-        made.append(Cell(backend, session, corpus))
+        owner = by or backend
+        session = await owner.provision(SandboxSpec(mounts=[programs, *mounts], **fields))
+        made.append(Cell(owner, session, corpus))
         return made[-1]
 
     yield make
     for cell in made:
-        await cell.close()
+        if cell.backend is backend:
+            await cell.close()
 
 
 @pytest_asyncio.fixture(params=["first", "later"])
@@ -73,6 +80,18 @@ async def cell(make_cell: MakeCell, request: pytest.FixtureRequest) -> Cell:
         for _ in range(5):
             assert (await made.run("true")).success
     return made
+
+
+@pytest.fixture(scope="session")
+def arena(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Arena]:
+    """Yield servers that count, and a store whose egress service lives as long as the tests need it."""
+    with NameServer() as nameserver, World() as world:
+        made = Arena(world, nameserver, tmp_path_factory.mktemp("arena") / "store")
+        try:
+            yield made
+        finally:
+            made.end_keeper()
+            made.close()
 
 
 @pytest.fixture
