@@ -409,8 +409,8 @@ async def test_a_bad_day_of_the_disk_stops_no_connection(net: Net) -> None:
         assert await guest.reaches(server) == [True]
         guest.log.rmdir()
         assert await guest.reaches(server) == [True]
-        (record,) = await guest.connects(1)
-        assert record.lost == 1
+        # the first connection's record may come after the log can be written again: written or lost, it is counted
+        await outside.until(lambda: sum(record.count + record.lost for record in guest.records("connect")) == 2)
 
 
 async def test_strangers_are_not_answered(net: Net) -> None:

@@ -221,10 +221,17 @@ class Arena:
         return next((p for p in outside.pids() if outside.status(p).get("PPid") == str(pid)), None) if pid else None
 
     async def served(self) -> int:
-        await outside.until(lambda: self.service, "no egress service")
-        service = self.service
-        assert service is not None
-        return service
+        """The service that runs; one that was killed is still its keeper's child until that has looked."""
+        found: list[int] = []
+
+        def there() -> bool:
+            pid = self.service
+            if pid is not None and outside.is_there(pid):
+                found.append(pid)
+            return bool(found)
+
+        await outside.until(there, "no egress service")
+        return found[0]
 
     def end_keeper(self) -> None:
         pid, service = self.keeper, self.service
