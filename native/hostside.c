@@ -117,7 +117,7 @@ static size_t make_trees(const struct plan *plan, int userns, int *listeners, ch
         if (op.kind != OP_TREE || !(op.flags & TREE_HOST))
             continue;
         errno = E2BIG;
-        CHECK(asked == MESSAGE_FDS ? -1 : 0, "mount", "too many host directories in one plan");
+        CHECK(asked == MESSAGE_FDS - 1 ? -1 : 0, "mount", "too many host directories in one plan");
         int tree = hostside_tree(&op, op.s0, AT_FDCWD, userns);
         if (tree < 0 && !(errno == ENOENT && (op.flags & TREE_OPTIONAL)))
             fail(op.flags & (TREE_IDMAP | TREE_IDMAP_OWNER) ? "idmapped mount" : "mount", op.s0);
@@ -155,12 +155,18 @@ static void join_namespaces(void)
         }
 }
 
-void hostside_map(const struct plan *plan, int warden, int host_proc, pid_t init, uint64_t namespaces)
+void hostside_map(const struct plan *plan, int host_proc, pid_t init, uint64_t namespaces)
 {
     write_maps(plan, host_proc, init);
+    /* once it has settled, init is not dumpable, and its namespaces cannot be opened from outside any more */
     open_namespaces(namespaces, host_proc, init);
-    /* from then on init is not dumpable, and its namespaces cannot be opened from here any more */
-    CHECK(message_send(warden, "M", 1, NULL, 0), "socket", "maps");
+}
+
+void hostside_mapped(void)
+{
+    for (size_t i = 0; i < sizeof joined / sizeof *joined; i++)
+        if (joined[i].fd >= 0)
+            close(joined[i].fd);
 }
 
 int hostside_hand_over(const struct plan *plan, int warden)
@@ -168,9 +174,8 @@ int hostside_hand_over(const struct plan *plan, int warden)
     char present[MESSAGE_FDS];
     int trees[MESSAGE_FDS], listeners[2] = {-1, -1}, count;
     size_t asked = make_trees(plan, joined[0].fd, listeners, present, trees, &count);
-    CHECK(message_send(warden, "c", 1, listeners, 1), "socket", "hand over the control socket");
+    trees[count++] = listeners[0]; /* last */
     CHECK(message_send(warden, present, asked, trees, count), "socket", "hand over the mounts");
-    close(listeners[0]);
     for (int i = 0; i < count; i++)
         close(trees[i]);
     join_namespaces();

@@ -148,13 +148,11 @@ static void build_file(const struct op *op, const struct mounts *mounts)
 /* In plan order; waited for as late as possible, since they are made while we build what needs none. */
 static void receive_trees(struct mounts *mounts)
 {
-    int count = 1;
-    char byte;
-    if (message_receive(mounts->spawner, &byte, 1, &mounts->control, &count) != 1 || count != 1)
+    int count = MESSAGE_FDS;
+    if (message_receive(mounts->spawner, mounts->present, sizeof mounts->present, mounts->trees, &count) < 1 ||
+        count == 0)
         _exit(1); /* the spawner has reported why */
-    count = MESSAGE_FDS;
-    if (message_receive(mounts->spawner, mounts->present, sizeof mounts->present, mounts->trees, &count) < 1)
-        _exit(1); /* the spawner has reported why */
+    mounts->control = mounts->trees[count - 1];
     mounts->handed = 1;
 }
 

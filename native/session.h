@@ -44,9 +44,11 @@ int message_send(int socket, const void *data, size_t size, const int *fds, int 
 ssize_t message_receive(int socket, void *data, size_t size, int *fds, int *count);
 
 /* ---- hostside.c: what only the caller's own credentials can do; runs in the spawner before it enters ---- */
-/* The id maps of init's user namespace, which is the session's, and then word to the warden. */
-void hostside_map(const struct plan *plan, int warden, int host_proc, pid_t init, uint64_t namespaces);
-/* The trees for the warden, and its listening socket. Enters the namespaces; returns the spawner's own socket. */
+/* The id maps of init's user namespace, which is the session's; opens what the spawner is to enter. */
+void hostside_map(const struct plan *plan, int host_proc, pid_t init, uint64_t namespaces);
+void hostside_mapped(void); /* the spawner is born: what it is to enter is its own now */
+/* In the spawner: the trees for the warden, and its listening socket. Enters the namespaces; returns the spawner's
+ * own socket. */
 int hostside_hand_over(const struct plan *plan, int warden);
 int hostside_tree(const struct op *op, const char *path, int dirfd, int session_userns);
 int hostside_owner_userns(uint32_t uid_on_disk, uint32_t uid_inside, uint32_t gid_on_disk, uint32_t gid_inside);

@@ -112,12 +112,8 @@ void enter_cgroups(const struct cgroup_doors *doors, int born_outside)
 
 static _Noreturn void spawner_main(const struct warden *warden, int socket, int orphans)
 {
-    struct op op;
     title_set("alcove-spawner");
     die_with_parent("spawner");
-    plan_find(warden->plan, OP_NAMESPACES, &op);
-    op.v0 &= compiled_in();
-    hostside_map(warden->plan, socket, warden->host_proc, warden->init, op.v0);
     enter_cgroups(&warden->cgroups, 0);
     int listener = hostside_hand_over(warden->plan, socket);
     spawner_enter(warden->plan, socket, warden->host_proc, 0, -1, -1);
@@ -349,12 +345,14 @@ void warden_main(const struct plan *plan)
     warden.plan = plan;
     errno = early_error;
     CHECK(warden.init, "clone", "init, in namespaces of its own");
+    /* with the caller's own credentials, before anybody enters */
+    hostside_map(plan, warden.host_proc, warden.init, namespaces);
+    FAULT(plan, "mapped");
     open_cgroups(plan, &warden.cgroups);
     mounts.spawner = spawner_birth(&warden, orphans);
+    hostside_mapped();
     FAULT(plan, "spawner-born");
     join_cell(namespaces);
-    expect(mounts.spawner, 'M', NULL);
-    FAULT(plan, "mapped");
     settle(plan);
     build(&warden, &mounts);
     warden.control = mounts.control;
