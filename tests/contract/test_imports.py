@@ -15,6 +15,7 @@ ALLOWED: dict[str, set[str]] = {
     "testing": {"contract", "registry"},
     "local": {"contract", "egress"},
     "egress": {"contract"},
+    "state": {"contract"},
     "portal": set(),
     "sandbox": {"contract", "egress", "registry", "local", "portal"},
     "server": {"contract", "registry"},

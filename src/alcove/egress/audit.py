@@ -93,7 +93,8 @@ class AuditLog:
     does. Beyond 64 different denials in a second the others are one line a session, without name, address and port: a
     guest that asks for names at random must not push everything else out of the log.
 
-    `lost` is how many events could not be written so far.
+    `lost` is how many events could not be written so far. Without `early` the file is opened with the first event: most
+    sessions have none, and a file costs as much as everything else about them here.
 
     Raises:
         SandboxIoError: the file cannot be opened, is a symbolic link, or is no file.
@@ -106,6 +107,7 @@ class AuditLog:
         dir_fd: int | None = None,
         limit_bytes: int = LIMIT_BYTES,
         now: Callable[[], float] = time.monotonic,
+        early: bool = True,
     ) -> None:
         self.lost = 0
         self._path = os.fspath(path)
@@ -117,6 +119,8 @@ class AuditLog:
         self._torn = False
         self._closed = False
         self._fd = -1
+        if not early:
+            return
         try:
             self._open()
         except OSError as error:

@@ -53,7 +53,7 @@ class Service:
             network = fake(request.settings)
             policy = _policy(request.allowed_hosts, network)
             dialler = self._dialler(request.settings)
-            log = AuditLog(request.log)
+            log = AuditLog(request.log, early=False)
         except BaseException:
             for fd in fds:
                 os.close(fd)

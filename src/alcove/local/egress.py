@@ -51,8 +51,10 @@ def _networks(policy: Limited, config: EgressConfig) -> tuple[str, ...]:
     return tuple(map(str, parsed(policy, config).networks))
 
 
-async def open_up(root: str, live: "LiveSession", egress: Egress) -> Egress:
+async def open_up(root: str, live: "LiveSession", egress: Egress, asked: socket.socket | None = None) -> Egress:
     """Put a session's policy in force: its namespace is prepared, and the service serves it.
+
+    `asked` is what `ask_early` returned.
 
     Raises:
         NetworkPolicyError: it cannot be; the session then reaches nothing.
@@ -60,7 +62,7 @@ async def open_up(root: str, live: "LiveSession", egress: Egress) -> Egress:
     policy = _policy(live)
     networks = _networks(policy, egress.settings)
     with _early(root) as early:
-        fds = await prepare(live, egress, networks)
+        fds = await prepare(live, egress, networks, asked)
         try:
             await _ask(root, _attach(live, policy, egress.settings, len(fds) - 3), fds, early)
         finally:
@@ -85,7 +87,17 @@ def _limited(spec: SandboxSpec) -> Limited:
     return policy if isinstance(policy, Limited) else Limited()
 
 
-async def prepare(live: "LiveSession", egress: Egress, networks: tuple[str, ...]) -> tuple[int, ...]:
+def ask_early(live: "LiveSession", egress: Egress) -> socket.socket | None:
+    """Ask the warden for what `open_up` will need; it answers as soon as it is there."""
+    networks = _networks(_policy(live), egress.settings)
+    with suppress(OSError):
+        return _asked(live, _whole(egress.settings, networks, replace=False), _wanted(ipv6=_has_ipv6(networks)))
+    return None
+
+
+async def prepare(
+    live: "LiveSession", egress: Egress, networks: tuple[str, ...], asked: socket.socket | None = None
+) -> tuple[int, ...]:
     """The session's sockets, and a pidfd of its warden: descriptors of ours from then on.
 
     Raises:
@@ -100,7 +112,7 @@ async def prepare(live: "LiveSession", egress: Egress, networks: tuple[str, ...]
         fds = await _sockets(live, messages, ipv6=ipv6)
     else:
         try:
-            fds = await _sockets(live, _whole(settings, networks, replace=False), ipv6=ipv6)
+            fds = await _sockets(live, _whole(settings, networks, replace=False), ipv6=ipv6, asked=asked)
         except FileExistsError:  # an attempt before this one came as far as to the tables
             fds = await _sockets(live, _whole(settings, networks, replace=True), ipv6=ipv6)
     try:
@@ -193,22 +205,42 @@ async def _ask(root: str, request: Request, fds: tuple[int, ...] = (), early: so
     raise NetworkPolicyError(f"the egress service does not answer; {root}/egress.err may tell why")
 
 
-async def _sockets(live: "LiveSession", messages: Iterable[netlink.Message], *, ipv6: bool) -> tuple[int, ...]:
-    """Ask the session's warden to configure its namespace, and for the sockets in it.
+_Wanted = list[tuple[int, int, int]]
+
+
+def _wanted(*, ipv6: bool) -> _Wanted:
+    """Type, family and port of the sockets that serve a session: listeners first."""
+    listeners = [socket.AF_INET6, socket.AF_INET] if ipv6 else [socket.AF_INET]
+    wanted = [(int(socket.SOCK_STREAM), int(family), _TCP_PORT) for family in listeners]
+    return wanted + [(int(kind), int(socket.AF_INET), _DNS_PORT) for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM)]
+
+
+def _asked(live: "LiveSession", messages: Iterable[netlink.Message], wanted: _Wanted) -> socket.socket:
+    """Ask the session's warden to configure its namespace, and for sockets in it."""
+    request = [operation(Kind.NETWORK)]
+    request += [operation(Kind.NETLINK, datagram, n0=protocol) for protocol, datagram in messages]
+    request += [operation(Kind.SOCKET, n0=kind, v0=family, n1=port) for kind, family, port in wanted]
+    connection = connect(live.directory, CONTROL_SOCKET)
+    try:
+        send(connection, b"".join(request))
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+async def _sockets(
+    live: "LiveSession", messages: Iterable[netlink.Message], *, ipv6: bool, asked: socket.socket | None = None
+) -> tuple[int, ...]:
+    """The sockets that the session's warden answers with.
 
     Raises:
         FileExistsError: something is there that was not to be replaced.
         NetworkPolicyError: it cannot.
     """
-    listeners = [socket.AF_INET6, socket.AF_INET] if ipv6 else [socket.AF_INET]
-    wanted = [(socket.SOCK_STREAM, family, _TCP_PORT) for family in listeners]
-    wanted += [(socket.SOCK_DGRAM, socket.AF_INET, _DNS_PORT), (socket.SOCK_STREAM, socket.AF_INET, _DNS_PORT)]
-    request = [operation(Kind.NETWORK)]
-    request += [operation(Kind.NETLINK, datagram, n0=protocol) for protocol, datagram in messages]
-    request += [operation(Kind.SOCKET, n0=kind, v0=family, n1=port) for kind, family, port in wanted]
+    wanted = _wanted(ipv6=ipv6)
     try:
-        with connect(live.directory, CONTROL_SOCKET) as connection:
-            send(connection, b"".join(request))
+        with asked or _asked(live, messages, wanted) as connection:
             if not await readable(connection.fileno(), ANSWER_WITHIN_S):
                 raise TimeoutError("the session's warden did not answer")
             data, fds, _, _ = socket.recv_fds(connection, 4096, len(wanted), socket.MSG_CMSG_CLOEXEC)

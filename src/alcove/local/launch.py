@@ -5,6 +5,7 @@ import fcntl
 import os
 import socket
 from array import array
+from collections.abc import Callable
 from contextlib import suppress
 from struct import Struct as Layout
 
@@ -157,8 +158,10 @@ def _spawn(native: str, arguments: list[str], setup: int) -> int:
             os.close(moved)
 
 
-async def launch(launcher: Launcher, directory: str) -> Processes:
+async def launch(launcher: Launcher, directory: str, meanwhile: Callable[[], None] | None = None) -> Processes:
     """Give a started launcher its sockets in the session's directory, and wait until it is ready for its first exec.
+
+    What is asked of the warden `meanwhile` is the first thing that it serves.
 
     Raises:
         LifecycleError: a step failed (its name and errno are told); nothing is left running.
@@ -166,6 +169,8 @@ async def launch(launcher: Launcher, directory: str) -> Processes:
     try:
         with listen(directory, CONTROL_SOCKET) as control, listen(directory, EXEC_SOCKET) as execs:
             launcher.send(control.fileno(), execs.fileno())
+        if meanwhile:
+            meanwhile()
         started = start_time(launcher.pid)  # while it is at work
         return _processes(await launcher.answer(_REPORT.size, PROVISION_WITHIN_S), launcher.pid, started)
     except TimeoutError:

@@ -4,6 +4,7 @@ import asyncio
 import fcntl
 import os
 import secrets
+import socket
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
@@ -55,7 +56,14 @@ class LiveSession:
         self.record = record
         self.directory = directory
         self.oom_kills = 0
+        self.asked: socket.socket | None = None  # of its warden, while it is being made
         self.lock = asyncio.Lock()
+
+    def drop_asked(self) -> None:
+        """Nobody waits for the answer any more."""
+        if self.asked is not None:
+            self.asked.close()
+            self.asked = None
 
     def view(self, state: SandboxState) -> SandboxSession:
         """The contract's view of it."""
@@ -161,6 +169,7 @@ class Sessions:
             live.record = replace(live.record, maker=None)
             self.save(live)
         except BaseException as error:
+            live.drop_asked()
             await asyncio.shield(self._discard(live))
             if isinstance(error, OSError):
                 raise LifecycleError(f"the session could not be made: {error}") from None
@@ -180,8 +189,23 @@ class Sessions:
 
             # a session keeps the settings that it was first opened with, whoever brings it back
             kept = live.record.egress.settings if live.record.egress else self._config.egress
-            opened = await egress.open_up(self._store.root, live, Egress(settings=kept))
+            asked, live.asked = live.asked, None
+            opened = await egress.open_up(self._store.root, live, Egress(settings=kept), asked)
             live.record = replace(live.record, egress=opened)
+
+    def _early_egress(self, live: LiveSession) -> Callable[[], None] | None:
+        """Ask a warden that is being made for what an allow-list needs, so that it is there when the session is."""
+        policy = live.spec.network_policy
+        if not isinstance(policy, Limited) or not policy.allowed_hosts:
+            return None
+        from alcove.local import egress
+
+        kept = live.record.egress.settings if live.record.egress else self._config.egress
+
+        def ask() -> None:
+            live.asked = egress.ask_early(live, Egress(settings=kept))
+
+        return ask
 
     async def keep_served(self, live: LiveSession) -> None:
         """See to it that somebody serves a session's allow-list: the keeper is back with the next call, if it died.
@@ -260,12 +284,13 @@ class Sessions:
             launcher.plan(made.encoded)
             if prepare:
                 prepare(live)
-            running = await launch(launcher, live.directory)
+            running = await launch(launcher, live.directory, self._early_egress(live))
             live.record = replace(live.record, processes=running, isolation=made.isolation)
             if live.record.root == _OWNED:
                 layers.check_overlays(running.warden)
         except BaseException:
             launcher.abandon()
+            live.drop_asked()
             raise
         self._reap_some(launcher.pid)
 
@@ -354,6 +379,7 @@ class Sessions:
                 await self._mounter.mount(live, mount, again=True)
             await self.open_egress(live)
         except BaseException as error:
+            live.drop_asked()
             await asyncio.shield(processes.stop(live.record.processes, live.record.groups))
             if isinstance(error, OSError):
                 raise LifecycleError(f"the session could not be brought back: {error}") from None
