@@ -49,7 +49,9 @@ static int bind_to_loopback(int fd, int family, int port)
                              .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     struct sockaddr_in6 v6 = {.sin6_family = AF_INET6, .sin6_port = htons((uint16_t)port),
                               .sin6_addr = IN6ADDR_LOOPBACK_INIT};
-    return family == AF_INET ? bind(fd, (struct sockaddr *)&v4, sizeof v4) : bind(fd, (struct sockaddr *)&v6, sizeof v6);
+    if (family == AF_INET)
+        return bind(fd, (struct sockaddr *)&v4, sizeof v4);
+    return bind(fd, (struct sockaddr *)&v6, sizeof v6);
 }
 
 /* A socket of the namespace; port 0: unbound, for the caller to bind. */

@@ -25,13 +25,13 @@ enum { FIRST_ID = 0x20000000, IDS = 65536 }; /* as src/alcove/local/store.py giv
 
 enum fact {
     CLONE3, INTO_CGROUP, PIDFD, OPENAT2, CLOSE_RANGE, NNP, SECCOMP, LANDLOCK, HOST_TREE,
-    USERNS, UID_MAP, GID_MAP, SET_IDS, MOUNTNS, NETNS, LOOPBACK, REDIRECT, IPCNS, UTSNS, TREE, ROOT, OVERLAY, DEVPTS, PIDNS, PROC,
-    PIVOT, CGROUPNS, CELLNS, FACTS
+    USERNS, UID_MAP, GID_MAP, SET_IDS, MOUNTNS, NETNS, LOOPBACK, REDIRECT, IPCNS, UTSNS, TREE, ROOT, OVERLAY, DEVPTS,
+    PIDNS, PROC, PIVOT, CGROUPNS, CELLNS, FACTS
 };
 static const char *const names[FACTS] = {
     "clone3", "clone_into_cgroup", "pidfd", "openat2", "close_range", "no_new_privs", "seccomp", "landlock_enforce",
-    "host_tree", "userns", "uid_map", "gid_map", "set_ids", "mountns", "netns", "loopback", "redirect", "ipcns", "utsns", "tree",
-    "root", "overlay", "devpts", "pidns", "proc", "pivot_root", "cgroupns", "cellns",
+    "host_tree", "userns", "uid_map", "gid_map", "set_ids", "mountns", "netns", "loopback", "redirect", "ipcns",
+    "utsns", "tree", "root", "overlay", "devpts", "pidns", "proc", "pivot_root", "cgroupns", "cellns",
 };
 static int *facts; /* shared with the children */
 

@@ -203,3 +203,28 @@ def test_a_session_that_is_there_cannot_be_described(alcove: Cli) -> None:
     with at_terminal(alcove, "shell", "box", "--net") as shell:
         shell.until(b"--net is for a session of the shell's own; `box` is there already")
         assert shell.end() == 125
+
+
+TYPIST = """
+import ctypes, errno, fcntl, os, platform, struct, termios
+libc = ctypes.CDLL(None, use_errno=True)
+ioctl = {"x86_64": 16, "aarch64": 29}[platform.machine()]
+def tried(request):
+    done = libc.syscall(ioctl, 0, ctypes.c_ulong(request), ctypes.byref(ctypes.c_char(b"h")))
+    return "typed" if done == 0 else errno.errorcode[ctypes.get_errno()]
+print("TIOCSTI", tried(termios.TIOCSTI), tried(termios.TIOCSTI | 1 << 32), "TIOCSETD", tried(termios.TIOCSETD))
+print("size", struct.unpack("HHHH", fcntl.ioctl(0, termios.TIOCGWINSZ, bytes(8)))[:2], os.isatty(0))
+"""
+
+
+@pytest.mark.security
+def test_pk11_nothing_is_typed_into_the_terminal_that_a_shell_is_given(alcove: Cli) -> None:
+    """CVE-2017-5226; the high half of the request is not the kernel's to read (CVE-2019-10063)."""
+    with at_terminal(alcove, "shell", *BASH) as keyboard:
+        keyboard.until(PROMPT)
+        keyboard.line(f"cat > typist.py <<'END'\r{TYPIST.strip().replace(chr(10), chr(13))}\rEND")
+        shown = keyboard.line("python3 typist.py")
+        assert "TIOCSTI EPERM EPERM TIOCSETD EPERM" in shown
+        assert "size (30, 100) True" in shown  # the same descriptor is a terminal, and answers what is harmless
+        keyboard.type(b"exit\r")
+        assert keyboard.end() == 0

@@ -140,7 +140,7 @@ def test_the_probe_answers_for_every_step() -> None:
     probed = gather(LocalSandboxConfig()).native
     skipped = {name for name, value in probed.items() if value == -1}
 
-    assert len(probed) == 29
+    assert len(probed) == 30
     assert skipped == (set() if os.geteuid() == 0 else {"host_tree"})
 
 

@@ -4,6 +4,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -33,7 +34,7 @@ def built(native_variant: Variant) -> Path:
     if not re.search(r"C library\s*: our own", log):
         pytest.skip("this architecture or toolchain takes the host's C library")
     for program in ("runtime-calls", "runtime-strings"):
-        done = run(Path("meson"), "compile", "-C", str(directory.parent), program)
+        done = run(Path(sys.executable).parent / "meson", "compile", "-C", str(directory.parent), program)
         assert done.returncode == 0, done.stdout + done.stderr
     return directory
 

@@ -453,20 +453,42 @@ async def look(cell: Cell) -> dict[str, object]:
     }
 
 
+# What makes a store of today one of schema 1.
+STORE_1 = (
+    """CREATE TABLE one (id TEXT PRIMARY KEY, key TEXT NOT NULL UNIQUE, slot INTEGER UNIQUE, spec BLOB NOT NULL,
+    record BLOB NOT NULL, created REAL NOT NULL, ended REAL) STRICT, WITHOUT ROWID""",
+    "INSERT INTO one SELECT id, key, slot, spec, record, created, ended FROM sessions",
+    "DROP TABLE sessions",
+    "ALTER TABLE one RENAME TO sessions",
+    "PRAGMA user_version=1",
+)
+
+
 class TestSr10:
-    @pytest.mark.parametrize(("by", "remedy"), [(98, "upgrade"), (-1, "ALCOVE_HOME")])
-    async def test_sr10_a_store_of_another_version_is_refused(
-        self, store: Path, backend: LocalSandbox, by: int, remedy: str
-    ) -> None:
+    async def test_sr10_a_store_of_a_later_version_is_refused(self, store: Path, backend: LocalSandbox) -> None:
         await backend.terminate((await backend.provision(CLOSED)).id)
         with sqlite3.connect(store / "store.db") as database:
             (version,) = database.execute("PRAGMA user_version").fetchone()
-            database.execute(f"PRAGMA user_version={version + by}")
-        with pytest.raises(SandboxIoError, match=remedy):
+            database.execute(f"PRAGMA user_version={version + 1}")
+        with pytest.raises(SandboxIoError, match="upgrade"):
             new_backend(store)
         with sqlite3.connect(store / "store.db") as database:
             database.execute(f"PRAGMA user_version={version}")
         await new_backend(store).aclose()
+
+    async def test_sr10_a_store_of_the_version_before_keeps_its_sessions(
+        self, store: Path, backend: LocalSandbox
+    ) -> None:
+        session = await backend.provision(CLOSED)
+        await backend.exec(session.id, ExecRequest("sh", ["-c", "echo kept > note"]))
+        with sqlite3.connect(store / "store.db") as database:
+            for statement in STORE_1:
+                database.execute(statement)
+        after = new_backend(store)
+        assert (await after.exec(session.id, ExecRequest("cat", ["note"]))).stdout == "kept\n"
+        await after.terminate(session.id)
+        assert [(found.id, found.state) for found in after.sessions(ended=True)] == [(session.id, "terminated")]
+        await after.aclose()
 
     async def test_sr10_a_store_of_somebody_elses_is_refused(self, tmp_path: Path) -> None:
         theirs = Path("/") if os.geteuid() else tmp_path / "theirs"

@@ -169,7 +169,7 @@ class LocalSandbox:
         validate_exec(request)
         live = self._sessions.live(session_id)
         requests.effective_user(request.user or live.spec.user, ranged=self._host.root)
-        await self._sessions.keep_served(live)
+        await self._sessions.policies.keep_served(live)
         try:
             try:
                 outcome = await self._execute(live, request, make)
@@ -318,7 +318,7 @@ class LocalSandbox:
                 await self._stop_if_idle(live)
                 self._save_policy(live, replace(before, network_policy=policy))
             elif isinstance(policy, Limited):
-                await self._sessions.change_policy(live, policy)
+                await self._sessions.policies.change(live, policy)
         if switch:
             await self._start_on(live, before)
         return self.session(session_id)

@@ -110,7 +110,7 @@ def _checked(content: Mapping[str, Any]) -> dict[str, Any]:
         if name in found:
             table = _table(found[name], f"egress.{name}")
             found[name] = {key: _texts(value, f"egress.{name}.{key}") for key, value in table.items()}
-    EgressConfig(**{name: value for name, value in found.items() if name in _SETTINGS})
+    EgressConfig(**{name: value for name, value in found.items() if name in _SETTINGS}).check()
     check_presets(found.get("presets", {}))
     return found
 

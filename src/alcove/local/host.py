@@ -45,7 +45,7 @@ def read(store: str, native: str) -> Host:
         cpus=len(os.sched_getaffinity(0)),
         landlock_abi=int(facts["landlock"]),
         idmap=facts["idmap"] == "1",
-        redirects=facts["redirect"] == "0",
+        redirects=facts.get("redirect") == "0",
         hierarchies=cgroups.detect(),
     )
 

@@ -13,8 +13,6 @@ from msgspec.structs import replace
 
 from alcove.contract import (
     LifecycleError,
-    Limited,
-    NetworkPolicyError,
     SandboxSession,
     SandboxSessionId,
     SandboxSpec,
@@ -30,6 +28,7 @@ from alcove.local.host import Host
 from alcove.local.launch import CONTROL_SOCKET, EXEC_SOCKET, Launcher, connect, launch
 from alcove.local.mounting import Mounter
 from alcove.local.operations import Kind, operation
+from alcove.local.policies import Policies
 from alcove.local.records import Egress, Maker, Record
 from alcove.local.removal import remove_tree
 from alcove.local.store import ROOT_STORE, Row, Store
@@ -86,6 +85,7 @@ class Sessions:
             shared: etc.generate(store.root, nameserver=None if shared else config.egress.resolver, users=host.root)
             for shared in (False, True)
         }
+        self.policies = Policies(store.root, config.egress, self.save)
         self._live: dict[str, LiveSession] = {}
         self._children: deque[int] = deque()
         me = os.getpid()
@@ -165,7 +165,7 @@ class Sessions:
             await self._start(live, enforced, launcher, self._make_directories)
             for mount in spec.mounts:
                 await self._mounter.attach(live, mount)
-            await self.open_egress(live)
+            await self.policies.open(live)
             live.record = replace(live.record, maker=None)
             self.save(live)
         except BaseException as error:
@@ -176,74 +176,6 @@ class Sessions:
             raise
         self._live[live.id] = live
         return live
-
-    async def open_egress(self, live: LiveSession) -> None:
-        """Let a session with new processes reach what its policy allows.
-
-        Raises:
-            NetworkPolicyError: it cannot be put in force.
-        """
-        policy = live.spec.network_policy
-        if isinstance(policy, Limited) and policy.allowed_hosts:
-            from alcove.local import egress
-
-            # a session keeps the settings that it was first opened with, whoever brings it back
-            kept = live.record.egress.settings if live.record.egress else self._config.egress
-            asked, live.asked = live.asked, None
-            opened = await egress.open_up(self._store.root, live, Egress(settings=kept), asked)
-            live.record = replace(live.record, egress=opened)
-
-    def _early_egress(self, live: LiveSession) -> Callable[[], None] | None:
-        """Ask a warden that is being made for what an allow-list needs, so that it is there when the session is."""
-        policy = live.spec.network_policy
-        if not isinstance(policy, Limited) or not policy.allowed_hosts:
-            return None
-        from alcove.local import egress
-
-        kept = live.record.egress.settings if live.record.egress else self._config.egress
-
-        def ask() -> None:
-            live.asked = egress.ask_early(live, Egress(settings=kept))
-
-        return ask
-
-    async def keep_served(self, live: LiveSession) -> None:
-        """See to it that somebody serves a session's allow-list: the keeper is back with the next call, if it died.
-
-        Without it the session reaches nothing, so that it does not start is the command's to notice.
-        """
-        if live.record.egress is not None and live.record.egress.prepared:
-            from alcove.local import keeper
-
-            with suppress(NetworkPolicyError, OSError):
-                await keeper.ensure(self._store.root)
-
-    async def change_policy(self, live: LiveSession, policy: Limited) -> None:
-        """Put another allow-list in force, on a live session at once; under the session's lock.
-
-        Raises:
-            NetworkPolicyError: it cannot be; the old one stays.
-        """
-        before = live.spec
-        live.spec = replace(before, network_policy=policy)
-        self.save(live, spec=True)  # first: a service that is started anew meanwhile serves what the store says
-        try:
-            if processes.alive(live.record.processes):
-                await self._change_egress(live, policy, before)
-        except BaseException:
-            live.spec = before
-            self.save(live, spec=True)
-            raise
-
-    async def _change_egress(self, live: LiveSession, policy: Limited, before: SandboxSpec) -> None:
-        from alcove.local import egress
-
-        if live.record.egress is None:
-            await self.open_egress(live)
-        else:
-            served = await egress.change(self._store.root, live, policy, before, live.record.egress)
-            live.record = replace(live.record, egress=served)
-        self.save(live)
 
     def _reap_some(self, born: int) -> None:
         """A session of ours that another process ends leaves its warden to us: look at a few with each new one."""
@@ -284,7 +216,7 @@ class Sessions:
             launcher.plan(made.encoded)
             if prepare:
                 prepare(live)
-            running = await launch(launcher, live.directory, self._early_egress(live))
+            running = await launch(launcher, live.directory, self.policies.early(live))
             live.record = replace(live.record, processes=running, isolation=made.isolation)
             if live.record.root == _OWNED:
                 layers.check_overlays(running.warden)
@@ -377,7 +309,7 @@ class Sessions:
             await self._start(live, enforced, self._launcher(live.key, live.spec))
             for mount in attached:
                 await self._mounter.mount(live, mount, again=True)
-            await self.open_egress(live)
+            await self.policies.open(live)
         except BaseException as error:
             live.drop_asked()
             await asyncio.shield(processes.stop(live.record.processes, live.record.groups))

@@ -39,6 +39,15 @@ CREATE TABLE sessions (
 """,
     "CREATE INDEX sessions_by_end ON sessions (ended)",
 )
+# From the version before: the rows are the same, in another order.
+_MIGRATIONS = {
+    1: (
+        "ALTER TABLE sessions RENAME TO sessions_before",
+        *_SCHEMA,
+        "INSERT INTO sessions SELECT id, key, slot, spec, record, created, ended FROM sessions_before ORDER BY created",
+        "DROP TABLE sessions_before",
+    ),
+}
 _SLOTS = 24_000
 _BASE_ID = 0x2000_0000
 _RANGE = 65_536
@@ -117,18 +126,23 @@ class Store:
             return
         self._db.execute("BEGIN IMMEDIATE")
         try:
-            version = self._version()  # another process may have been first
-            if version == 0:
-                for statement in _SCHEMA:
-                    self._db.execute(statement)
-                self._db.execute(f"PRAGMA user_version={_SCHEMA_VERSION}")
-            elif version != _SCHEMA_VERSION:
-                remedy = "upgrade Alcove" if version > _SCHEMA_VERSION else "set ALCOVE_HOME to a new directory"
-                raise SandboxIoError(
-                    f"the store {self.root} has schema {version}, this Alcove knows {_SCHEMA_VERSION}: {remedy}"
-                )
-        finally:
-            self._db.execute("COMMIT")
+            self._migrate()
+        except BaseException:
+            self._db.execute("ROLLBACK")
+            raise
+        self._db.execute("COMMIT")
+
+    def _migrate(self) -> None:
+        version = self._version()  # another process may have been first
+        while version < _SCHEMA_VERSION:
+            for statement in _MIGRATIONS[version] if version else _SCHEMA:
+                self._db.execute(statement)
+            version = version + 1 if version else _SCHEMA_VERSION
+            self._db.execute(f"PRAGMA user_version={version}")
+        if version > _SCHEMA_VERSION:
+            raise SandboxIoError(
+                f"the store {self.root} has schema {version}, this Alcove knows {_SCHEMA_VERSION}: upgrade Alcove"
+            )
 
     def _version(self) -> int:
         version: int = self._db.execute("PRAGMA user_version").fetchone()[0]
@@ -144,15 +158,13 @@ class Store:
         for _ in range(64):
             slot = secrets.randbelow(_SLOTS) if ranged else None
             try:
-                self._db.execute(
+                self._write(
                     "INSERT INTO sessions (id, key, slot, spec, record, created) VALUES (?, ?, ?, ?, ?, ?)",
                     (session_id, key, slot, spec, record, now),
                 )
             except sqlite3.IntegrityError:
                 self._refuse_taken(session_id, now)
                 continue
-            except sqlite3.Error as error:
-                raise SandboxIoError(f"the store {self.root} could not be written: {error}") from None
             base = None if slot is None else _BASE_ID + slot * _RANGE
             return Row(id=session_id, key=key, base_id=base, spec=spec, record=record, created=now, ended=None)
         raise SandboxIoError(f"no free uid range in the store {self.root}: terminate some sessions")
@@ -168,23 +180,43 @@ class Store:
         self.forget(session_id)
 
     def save(self, session_id: str, *, record: bytes, spec: bytes | None = None) -> None:
-        """Write what changed of a session."""
+        """Write what changed of a session.
+
+        Raises:
+            SandboxIoError: the disk is full, or has failed.
+        """
         if spec is None:
-            self._db.execute("UPDATE sessions SET record = ? WHERE id = ?", (record, session_id))
+            self._write("UPDATE sessions SET record = ? WHERE id = ?", (record, session_id))
         else:
-            self._db.execute("UPDATE sessions SET record = ?, spec = ? WHERE id = ?", (record, spec, session_id))
+            self._write("UPDATE sessions SET record = ?, spec = ? WHERE id = ?", (record, spec, session_id))
 
     def end(self, session_id: str) -> None:
-        """Leave a tombstone, and free the uid range: nothing of the session may be left when this is called."""
+        """Leave a tombstone, and free the uid range: nothing of the session may be left when this is called.
+
+        Raises:
+            SandboxIoError: the disk is full, or has failed; the next sweep does it.
+        """
         now = time.time()
-        self._db.execute("UPDATE sessions SET ended = ?, slot = NULL WHERE id = ? AND ended IS NULL", (now, session_id))
+        self._write("UPDATE sessions SET ended = ?, slot = NULL WHERE id = ? AND ended IS NULL", (now, session_id))
         self._ends += 1
         if self._ends % _SWEEP_EVERY == 1:
-            self._db.execute("DELETE FROM sessions WHERE ended < ?", (now - TOMBSTONE_S,))
+            self._write("DELETE FROM sessions WHERE ended < ?", (now - TOMBSTONE_S,))
 
     def forget(self, session_id: str) -> None:
-        """Take a row away whole."""
-        self._db.execute("DELETE FROM sessions WHERE id = ?", (session_id,))
+        """Take a row away whole.
+
+        Raises:
+            SandboxIoError: the disk is full, or has failed.
+        """
+        self._write("DELETE FROM sessions WHERE id = ?", (session_id,))
+
+    def _write(self, statement: str, parameters: tuple[object, ...]) -> None:
+        try:
+            self._db.execute(statement, parameters)
+        except sqlite3.IntegrityError:
+            raise
+        except sqlite3.Error as error:
+            raise SandboxIoError(f"the store {self.root} could not be written: {error}") from None
 
     def find(self, session_id: str) -> Row | None:
         """The row of an id, a tombstone too."""
