@@ -1,6 +1,6 @@
-/* The caller's own credentials at work: id maps, idmapped mounts, trees below directories that the session's ids
- * could not traverse. Runs in the process that becomes the spawner, before it enters the session and long before
- * any guest exists. */
+/* The caller's own credentials at work: id maps, idmapped mounts, trees below directories that the session's ids could
+ * not traverse. The maps are the warden's work, before it enters; the rest runs in the process that becomes the
+ * spawner, before it enters the session and long before any guest exists. */
 #include "session.h"
 
 #include <errno.h>

@@ -2,7 +2,8 @@
  *
  *   warden   (this one) owns the namespaces and mounts, stays outside the cell's pid namespace, runs no guest code
  *   init     PID 1 of the cell
- *   spawner  born first, in the session's cgroups, with the caller's credentials, so that it can write id maps and make
+ *            born first, since the namespaces that it makes take the kernel longest
+ *   spawner  born in the session's cgroups, before we enter anything, so that it has the caller's credentials and can make
  *            idmapped mounts for us; then it enters the cell and gives everything up
  *
  * The order is namespaces, id maps, non-dumpable, mounts, pivot_root, then in the spawner capabilities, no_new_privs,
@@ -268,7 +269,7 @@ static void build(struct warden *warden, struct mounts *mounts)
     close(mounts->root);
     FAULT(warden->plan, "pivoted");
     CHECK(message_send(spawner, "p", 1, NULL, 0), "socket", "spawner");
-    mounts_leave_host(); /* while the spawner confines itself; it has found the new root by then */
+    mounts_leave_host(); /* while the spawner confines itself: its paths begin at the new root already */
     expect(mounts->init, 'c', NULL);
     close(mounts->init);
     expect(spawner, 'r', NULL);
