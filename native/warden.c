@@ -2,8 +2,8 @@
  *
  *   warden   (this one) owns the namespaces and mounts, stays outside the cell's pid namespace, runs no guest code
  *   init     PID 1 of the cell; born first, since the namespaces that it makes take the kernel longest
- *   spawner  born in the session's cgroups and before we enter anything, so that it has the caller's credentials and can
- *            make idmapped mounts for us; then it enters the cell and gives everything up
+ *   spawner  born in the session's cgroups and before we enter anything, so that it has the caller's credentials, can
+ *            make idmapped mounts for us, then enters the cell and gives everything up
  *
  * The order is namespaces, id maps, non-dumpable, mounts, pivot_root, then in the spawner capabilities, no_new_privs,
  * Landlock, seccomp. Every step that fails is reported by name with its errno, and nothing is left. */
