@@ -310,6 +310,8 @@ class TestRx10:
         assert row is not None
         record = records.decode(row.record)
         processes = cell.processes()
+        ticks = os.sysconf("SC_CLK_TCK")  # a session is made in less than one, and no pid comes back so soon
+        await outside.until(lambda: time.clock_gettime(time.CLOCK_BOOTTIME) * ticks > processes.started + 2)
         with subprocess.Popen(["sleep", "100000"]) as stranger:
             wrong = replace(processes, warden=stranger.pid, init=stranger.pid, spawner=stranger.pid)
             os.kill(processes.warden, 9)
