@@ -235,7 +235,11 @@ def test_pip_itself_reads_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPat
             monkeypatch.setenv("PIP_CONFIG_FILE", own)
         argv = [sys.executable, "-I", "-m", "pip", "config", "list"]
         told = subprocess.run(argv, capture_output=True, check=True, cwd="/", text=True, timeout=30).stdout
-        theirs = dict(line.split("=", 1) for line in told.splitlines() if line.startswith("global."))
+        theirs: dict[str, str] = {}
+        for line in told.splitlines():  # pip 26 lists what each file says, first what counts; before, only that
+            key, _, value = line.partition("=")
+            if key.startswith("global."):
+                theirs.setdefault(key, value)
         ours = packages._pip_section(packages._pip_files(), "global")
         assert {f"global.{key}": value for key, (value, _) in ours.items()} == {
             key: ast.literal_eval(value) for key, value in theirs.items()
