@@ -3,7 +3,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-packages=(git)
+packages=(git btrfs-progs skopeo umoci xfsprogs)
 if command -v apt-get >/dev/null; then
   scripts/apt.sh "${packages[@]}"
 else
