@@ -10,11 +10,13 @@ from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import NamedTuple
 
+from alcove.egress import config
+
 IPAddress = IPv4Address | IPv6Address
 IPNetwork = IPv4Network | IPv6Network
 
-#: Where the addresses that stand for names lie, unless configured otherwise (benchmarking, RFC 2544: routed nowhere).
-FAKE_RANGE = IPv4Network("198.18.0.0/15")
+#: Where the addresses that stand for names lie, unless configured otherwise.
+FAKE_RANGE = IPv4Network(config.FAKE_RANGE)
 
 
 class Opens(Enum):
