@@ -19,11 +19,13 @@ from alcove.contract import (
     SandboxSpec,
     SandboxState,
     SessionNotFound,
+    Unrestricted,
     Unsupported,
 )
 from alcove.contract.types import ExecRequest, FilesystemMount
 from alcove.local.backend import LocalSandbox
 from alcove.local.config import LocalSandboxConfig
+from alcove.local.launch import Launcher
 from alcove.testing import no_leaks
 from tests.local import outside
 from tests.local.cell import Cell, live, mark
@@ -285,7 +287,7 @@ def launcher(tmp_path: Path, script: str) -> LocalSandboxConfig:
     """Return a configuration whose launcher probes as the real one does, and starts as `script` says."""
     real = os.environ.get("ALCOVE_TEST_NATIVE") or str(Path(sys.executable).parent / "alcove-warden")
     fake = tmp_path / "launcher"
-    fake.write_text(f'#!/bin/sh\ncase $1 in --*) exec "{real}" "$@";; esac\n{script}\n')
+    fake.write_text(f'#!/bin/sh\nreal="{real}"\ncase $1 in --*) exec "$real" "$@";; esac\n{script}\n')
     fake.chmod(0o755)
     return LocalSandboxConfig(root_dir=str(tmp_path / "store"), native=str(fake))
 
@@ -304,6 +306,34 @@ async def test_a_launcher_that_fails_leaves_nothing(tmp_path: Path, script: str)
         assert list((tmp_path / "store" / "sessions").iterdir()) == []
     finally:
         await backend.aclose()
+
+
+async def test_the_answer_of_a_launcher_that_ended_early_is_heard(tmp_path: Path) -> None:
+    started = Launcher(str(launcher(tmp_path, "printf why >&3").native), "warden", "key")
+    try:
+        started.send(0)
+        await asyncio.to_thread(os.waitid, os.P_PID, started.pid, os.WEXITED | os.WNOWAIT)
+        started.send(0)
+        assert await started.answer(16, 5) == b"why"
+    finally:
+        started.abandon()
+
+
+async def test_a_plan_with_a_network_of_its_own_is_refused_where_init_was_born_without(tmp_path: Path) -> None:
+    heard = LocalSandbox(launcher(tmp_path, 'exec "$real" "$@"'))
+    try:
+        async with live(heard, OFFLINE) as cell:
+            assert (await cell.out("wc -l </proc/net/dev")) == "3\n"  # two of header, and the loopback
+    finally:
+        await heard.aclose()
+    deaf = LocalSandbox(launcher(tmp_path, 'exec "$real" "$1" "$2"'))
+    try:
+        with pytest.raises(LifecycleError, match=r"unshare \(net\): EINVAL"):
+            await deaf.provision(OFFLINE)
+        async with live(deaf, SandboxSpec(network_policy=Unrestricted())) as cell:
+            assert await cell.out("echo here") == "here\n"
+    finally:
+        await deaf.aclose()
 
 
 async def test_cancelling_a_launcher_that_hangs_leaves_nothing(tmp_path: Path) -> None:

@@ -114,7 +114,7 @@ class Launcher:
 
     def send(self, *fds: int) -> None:
         """Send descriptors."""
-        with suppress(BrokenPipeError):  # it has ended: so says its answer
+        with suppress(BrokenPipeError, ConnectionResetError):  # it has ended: so says its answer
             self._socket.sendmsg([b"f"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", fds))])
 
     async def answer(self, size: int, within: float) -> bytes:
@@ -125,6 +125,8 @@ class Launcher:
         """
         if not await readable(self._socket.fileno(), within):
             raise TimeoutError(f"the native launcher did not answer within {within:g} s")
+        with suppress(ConnectionResetError):  # it ended before it read all that was sent; what it wrote comes after
+            return self._socket.recv(size)
         return self._socket.recv(size)
 
     def close(self) -> None:
