@@ -281,7 +281,6 @@ static struct mounts mounts;
 static struct warden warden;
 static int orphans; /* init's reports of what it reaped, for the spawner */
 static int early_error;
-static int network_asked;
 
 /* Out of the way of the plan's descriptor. */
 static int high(int fd)
@@ -319,7 +318,6 @@ void warden_begin(int network)
     warden.host_proc = high(open("/proc", O_PATH | O_DIRECTORY | O_CLOEXEC));
     warden.init = init_birth(network);
     early_error = errno;
-    network_asked = network;
 }
 
 void warden_abandon(void)
@@ -354,9 +352,6 @@ void warden_main(const struct plan *plan)
     mounts.spawner = spawner_birth(&warden, orphans);
     hostside_mapped();
     FAULT(plan, "spawner-born");
-    /* init was born before the plan was read: without this, a plan that asks for a network of its own gets the host's */
-    errno = EINVAL;
-    CHECK(namespaces & CLONE_NEWNET && !network_asked ? -1 : 0, "unshare", "net");
     join_cell(namespaces);
     settle(plan);
     build(&warden, &mounts);
