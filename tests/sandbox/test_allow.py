@@ -151,4 +151,5 @@ async def test_the_log_is_followed_until_the_session_ends(net: LocalSandboxConfi
         await asyncio.wait_for(came.wait(), 20)
         await box.terminate()
         await asyncio.wait_for(following, 20)
-    assert seen == ["one.test", "two.test"]
+    # each once or more: a resolver on a busy machine asks again
+    assert list(dict.fromkeys(seen)) == ["one.test", "two.test"]
