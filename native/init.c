@@ -75,6 +75,11 @@ void init_main(int host_proc, int socket, int reaped, int network)
     sigset_t set;
     sigfillset(&set);
     sigprocmask(SIG_SETMASK, &set, NULL);
+    /* Until `enter` told the kernel, the warden's death did not end us. It has spoken since: from now on it does. */
+    char byte = 0;
+    int none = 0;
+    if (message_receive(socket, &byte, 1, NULL, &none) != 1 || byte != 'a')
+        _exit(1);
     CHECK(dup2(reaped, 0), "dup", "init");
     CHECK(dup2(socket, 1), "dup", "init");
     CHECK(sys_close_range(2, ~0U, 0), "close_range", "init");

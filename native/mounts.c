@@ -247,6 +247,7 @@ static void build_proc(const struct op *op, struct mounts *mounts)
     char byte = 0;
     if (message_receive(mounts->init, &byte, 1, fds, &count) != 1 || byte != 'i' || count != 3)
         _exit(1); /* init has reported why */
+    CHECK(message_send(mounts->init, "a", 1, NULL, 0), "socket", "init");
     mounts->pidns = fds[0];
     mounts->netns = fds[1];
     CHECK(place(mounts, fds[2], op->s0), "move_mount", op->s0);
