@@ -150,6 +150,8 @@ static void answer(struct warden *warden, int client, const struct op *op, struc
             add(&drains, dup(fds[i]));
     else if (op->kind == OP_NETWORK)
         step = network_serve(rest, passed, &passing);
+    else if (op->kind == OP_SETTLE)
+        step = settle_mounts(*rest);
     else if (op->kind == OP_END)
         end_cell(warden);
     else

@@ -8,6 +8,8 @@
 #include <sys/mount.h>
 #include <sys/stat.h>
 
+enum { MOST_OPTION = 256 }; /* of fsconfig(2) */
+
 uint64_t mount_attributes(uint32_t tree_flags)
 {
     return (tree_flags & TREE_RDONLY ? SYS_MOUNT_ATTR_RDONLY : 0U) |
@@ -221,11 +223,26 @@ static void set_overlay(int fs, const char *key, const char *value)
     CHECK(sys_fsconfig(fs, SYS_FSCONFIG_SET_STRING, key, value, 0), "overlay option", key);
 }
 
+/* One option holds 255 bytes; more layers are added one by one, which Linux 6.7 can. */
+static void set_lower(int fs, const struct op *op)
+{
+    if (op->len1 < MOST_OPTION) {
+        set_overlay(fs, "lowerdir", op->s1);
+        return;
+    }
+    char layer[MOST_OPTION];
+    for (const char *at = op->s1, *end; *at; at = *end ? end + 1 : end) {
+        end = at + strcspn(at, ":");
+        snprintf(layer, sizeof layer, "%.*s", (int)(end - at), at);
+        set_overlay(fs, "lowerdir+", layer);
+    }
+}
+
 static void build_overlay(const struct op *op, const struct op *layers, struct mounts *mounts)
 {
     int fs = sys_fsopen("overlay", SYS_FSOPEN_CLOEXEC);
     CHECK(fs, "mount", "overlay");
-    set_overlay(fs, "lowerdir", op->s1);
+    set_lower(fs, op);
     if (*layers->s0) {
         set_overlay(fs, "upperdir", layers->s0);
         set_overlay(fs, "workdir", layers->s1);

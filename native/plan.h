@@ -63,6 +63,8 @@ enum op_kind {
     OP_NETLINK,     /* n0 protocol, s0 one datagram whose last message asks for an acknowledgement */
     OP_SOCKET,      /* n0 type, v0 family, n1 port on its loopback (the same socket for ever), or 0: not bound */
 
+    OP_SETTLE = 112, /* the following OP_READONLY, all or none: EBUSY where somebody can still write */
+
     OP_FAULT = 128, /* test builds: s0 point, s1 action */
 };
 

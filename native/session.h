@@ -88,6 +88,10 @@ struct attach_view {
 };
 const char *attach(const struct attach_view *view, const struct op *op, int tree);
 
+/* ---- settle.c ---- */
+/* The mounts named by what follows OP_SETTLE become read-only, all or none: "" or the step that failed with errno. */
+const char *settle_mounts(struct plan_cursor rest);
+
 /* ---- init.c ---- */
 _Noreturn void init_main(int host_proc, int socket, int reaped, int network);
 

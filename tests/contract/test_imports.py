@@ -13,7 +13,7 @@ ALLOWED: dict[str, set[str]] = {
     "contract": set(),
     "registry": {"contract"},
     "testing": {"contract", "registry"},
-    "local": {"contract", "egress"},
+    "local": {"contract", "egress", "state"},
     "egress": {"contract"},
     "state": {"contract"},
     "portal": set(),

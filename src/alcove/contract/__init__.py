@@ -19,7 +19,7 @@ from alcove.contract.errors import (
     Unavailable,
     Unsupported,
 )
-from alcove.contract.protocol import SandboxBackend
+from alcove.contract.protocol import Forks, KeepsSnapshots, SandboxBackend
 from alcove.contract.types import (
     MEMORY_MOUNT,
     OUTPUTS_MOUNT,
@@ -53,8 +53,10 @@ __all__ = [
     "FilesystemAccess",
     "FilesystemMount",
     "Forbidden",
+    "Forks",
     "InvalidRequest",
     "JsonError",
+    "KeepsSnapshots",
     "LifecycleError",
     "Limited",
     "NetworkPolicy",

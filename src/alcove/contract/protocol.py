@@ -80,3 +80,31 @@ class SandboxBackend(Protocol):
 
     async def terminate(self, session_id: str, /) -> None:
         """End the session and everything in it; a second call for a known id returns."""
+
+
+@runtime_checkable
+class KeepsSnapshots(Protocol):
+    """A backend whose snapshots can be listed and deleted: an extension of the contract."""
+
+    def snapshots(self) -> list[SandboxSnapshot]:
+        """Return every snapshot, the oldest first."""
+
+    async def delete_snapshot(self, reference: str, /) -> None:
+        """Delete a snapshot; what was made from it lives on.
+
+        Raises:
+            InvalidRequest: there is none of that id.
+        """
+
+
+@runtime_checkable
+class Forks(Protocol):
+    """A backend that makes a session from another one in one step: an extension of the contract."""
+
+    async def fork(self, session_id: str, /, spec: SandboxSpec | None = None) -> SandboxSession:
+        """Make a session that begins with another one's files; it is as `spec` says, or as the other.
+
+        Raises:
+            InvalidRequest: the spec names a root file system of its own.
+            LifecycleError: it could not be made; nothing of it is left.
+        """

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable
 
+from alcove.contract import fields
 from alcove.contract.errors import InvalidRequest
 from alcove.contract.fields import U32_MAX, WHITE_SPACE, shown
 from alcove.contract.types import (
@@ -63,6 +64,18 @@ def validate_session_id(value: str) -> SandboxSessionId:
             f"session id {shown(value)} must begin with a letter or digit and have at most 128 of A-Z a-z 0-9 . _ -"
         )
     return session_id
+
+
+def validate_snapshot_name(value: str) -> None:
+    """Check the name of a snapshot: written as a session's id is.
+
+    Raises:
+        InvalidRequest: it breaks the pattern.
+    """
+    if not _SESSION_ID.fullmatch(fields.text(value, "snapshot name")):
+        raise InvalidRequest(
+            f"snapshot name {shown(value)} must begin with a letter or digit and have at most 128 of A-Z a-z 0-9 . _ -"
+        )
 
 
 def validate_spec(spec: SandboxSpec) -> None:

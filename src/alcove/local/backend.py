@@ -47,7 +47,8 @@ from alcove.local.launch import DEBUG_SOCKET, EXEC_SOCKET, connect, listen
 from alcove.local.layout import EGRESS_LOG
 from alcove.local.mounting import Mounter
 from alcove.local.operations import Kind, operation
-from alcove.local.sessions import LiveSession, Sessions
+from alcove.local.sessions import LiveSession, Sessions, snapshot_of
+from alcove.local.snapshots import Snapshots
 from alcove.local.store import Store
 
 if TYPE_CHECKING:
@@ -78,12 +79,15 @@ class LocalSandbox:
             raise LifecycleError("rootfs `owned` needs root: a plain user has no ids to own the host's files with")
         self._mounter = Mounter(self.config, self._store.root, self._host, launcher)
         self._sessions = Sessions(self.config, self._store, self._host, launcher, self._mounter)
+        self._snapshots = Snapshots(self._store, self._sessions)
         self._environment = requests.Environment(requests.base_environment(self._sessions.layout.search_path))
         self._swept = False
 
     def capabilities(self) -> SandboxCapabilities:
         """What this backend can enforce, here and now."""
-        return SandboxCapabilities(local_process_sandbox=True, network_policy=self._host.redirects)
+        return SandboxCapabilities(
+            local_process_sandbox=True, network_policy=self._host.redirects, snapshot=self._host.layers
+        )
 
     async def aclose(self) -> None:
         """Let go of the store; sessions live on."""
@@ -93,10 +97,14 @@ class LocalSandbox:
 
     async def provision(self, spec: SandboxSpec, /) -> SandboxSession:
         """Make a session; see `SandboxBackend.provision`."""
+        return await self._provision(spec, None)
+
+    async def _provision(self, spec: SandboxSpec, parent: str | None) -> SandboxSession:
         validate_spec(spec)
         self._refuse_policy(spec.network_policy, best_effort=spec.best_effort)
-        if spec.rootfs != "host":
-            raise Unsupported(self.name, f"the root file system `{spec.rootfs}`; it has `host`")
+        reference = snapshot_of(spec)
+        if spec.rootfs != "host" and reference is None:
+            raise Unsupported(self.name, f"the root file system `{spec.rootfs}`; it has `host` and `snapshot:ID`")
         requests.effective_user(spec.user, ranged=self._host.root)
         enforced = limits.decide(self._host, self.config, spec)
         for mount in spec.mounts:
@@ -105,7 +113,9 @@ class LocalSandbox:
             self._swept = True
             with suppress(OSError, LifecycleError):  # what cannot be taken away now hinders no new session
                 await self._sessions.sweep()
-        live = await self._sessions.make(spec, enforced)
+        if reference is not None:
+            await self._snapshots.ready(reference)
+        live = await self._sessions.make(spec, enforced, parent)
         return live.view(SandboxState.PROVISIONED)
 
     def _refuse_policy(self, policy: Unrestricted | Limited, *, best_effort: bool) -> None:
@@ -149,10 +159,68 @@ class LocalSandbox:
         rows = self._store.sessions(ended=ended)
         return [self._sessions.view(row) for row in rows if not self._sessions.unmade(row)]
 
-    async def snapshot(self, session_id: str, /) -> SandboxSnapshot:
-        """Refused: `capabilities().snapshot` is false."""
-        self._sessions.live(session_id)
-        raise Unsupported(self.name, "snapshots")
+    # Snapshots
+
+    async def snapshot(
+        self, session_id: str, /, *, name: str | None = None, progress: Callable[[int], None] | None = None
+    ) -> SandboxSnapshot:
+        """Keep what the session has changed so far: its workspace, /tmp, outputs, and a root that it owns.
+
+        Without a process in the session this takes the same time however much that is; else all is frozen while it is
+        copied, and `progress` is called with each number of bytes.
+
+        Raises:
+            InvalidRequest: `name` cannot be, or another snapshot has it.
+            LifecycleError: processes run in the session, and this host cannot freeze them.
+            SandboxIoError: there is no room for it; the session has lost nothing.
+        """
+        live = self._sessions.live(session_id)
+        self._refuse_snapshots()
+        return self._snapshots.view(await self._snapshots.take(live, name, progress))
+
+    def snapshots(self) -> list[SandboxSnapshot]:
+        """Every snapshot of this store, the oldest first."""
+        return self._snapshots.all()
+
+    def find_snapshot(self, reference: str) -> SandboxSnapshot:
+        """The snapshot of an id or a name.
+
+        Raises:
+            InvalidRequest: there is none.
+        """
+        return self._snapshots.view(self._snapshots.find(reference))
+
+    def name_snapshot(self, reference: str, name: str | None) -> SandboxSnapshot:
+        """Give a snapshot a name, another one, or none.
+
+        Raises:
+            InvalidRequest: there is no such snapshot, or the name cannot be or is taken.
+        """
+        return self._snapshots.rename(reference, name)
+
+    async def delete_snapshot(self, reference: str) -> None:
+        """Delete a snapshot. Sessions and snapshots that were made from it keep what they need of it.
+
+        Raises:
+            InvalidRequest: there is no such snapshot.
+        """
+        await self._snapshots.delete(reference)
+
+    async def fork(self, session_id: str, /, spec: SandboxSpec | None = None) -> SandboxSession:
+        """Make another session that begins with what this one has; `spec` is this one's, but for what it says.
+
+        Raises:
+            InvalidRequest: the spec names a root file system of its own.
+            LifecycleError: as `snapshot` and `provision`.
+        """
+        live = self._sessions.live(session_id)
+        self._refuse_snapshots()
+        wanted = self._snapshots.forked(live, spec)
+        return await self._snapshots.fork(live, wanted, self._provision)
+
+    def _refuse_snapshots(self) -> None:
+        if not self._host.layers:
+            raise Unsupported(self.name, "snapshots on this kernel: as root they need idmapped mounts (Linux 5.19)")
 
     async def resume(self, session_id: str, /) -> SandboxSession:
         """Refused: `capabilities().resume` is false; a session whose processes are gone comes back by its next exec."""

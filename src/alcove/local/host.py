@@ -29,6 +29,11 @@ class Host(Struct, frozen=True):
         """True when the caller is the host's root, so that sessions get a uid range of their own."""
         return self.uid == 0
 
+    @property
+    def layers(self) -> bool:
+        """True when sessions can share layers: of root's, each has other ids, and only idmapped mounts bridge that."""
+        return self.idmap or not self.root
+
 
 def read(store: str, native: str) -> Host:
     """Read the facts. Those that need the launcher's system calls are kept in the store until the next boot.

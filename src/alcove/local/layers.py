@@ -1,103 +1,173 @@
-"""Top-level directories as overlays: read-only ones that veil the host's own objects, and owned ones by copy-on-write.
+"""Sealed layers of one store: looked through before anything is mounted over them, removed when nobody uses them."""
 
-An overlay's layers are staged over places of the host's root, which goes away with pivot_root; the overlay keeps hold
-of them.
-"""
-
+import asyncio
+import fcntl
 import os
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 
-from alcove.contract import LifecycleError
-from alcove.local.layout import TOOLCHAIN, Layout, SessionPlaces
-from alcove.local.operations import Kind, Tree, operation
+from alcove.contract import LifecycleError, SandboxIoError
+from alcove.local.parts import OUTPUTS
+from alcove.local.removal import remove_tree
+from alcove.local.snapshot_table import Layer, SnapshotTable
+from alcove.local.store import Store
 
-#: A directory that every host has, for what is staged besides the host's directories themselves.
-STAGE = "/proc"
-_COVERED = "tmp"
-
-_READ_ONLY = Tree.RDONLY | Tree.NOSUID | Tree.NODEV
-# What an owned root could read as its own, and is not to: keys, and the sessions' store (in `Layout.hidden`)
-_OWNED_HIDDEN = ("etc/ssl/private", "etc/krb5.keytab", "etc/wireguard", "var/lib/private")
-_UNSAFE_OPTIONS = frozenset({"metacopy=on", "redirect_dir=on", "redirect_dir=follow"})
+#: A layer's directory under this suffix is nobody's any more.
+ENDING = ".ending"
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-def veiled(layout: Layout, name: str, above: tuple[str, ...] = ()) -> Iterator[bytes]:
-    """A read-only overlay: its sockets, FIFOs and locks are other objects than the host's, which a bind's are not.
+class Layers:
+    """The layers of a store."""
 
-    `above` are layers that are staged already and whose files come before the host's.
-    """
-    flags = _READ_ONLY | layout.tree_flags | Tree.NOT_RECURSIVE | Tree.STAGE
-    yield operation(Kind.TREE, f"/{name}", f"/{name}", flags=flags)
-    # one lower layer alone is no overlay: where there is no other, an empty directory of the new root is the second
-    lower = ":".join((*above, f"/{name}", *(() if above else (name,))))
-    yield operation(Kind.OVERLAY, name, lower, flags=_READ_ONLY)
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self.table = SnapshotTable(store)
+
+    def below(self, keys: Sequence[str]) -> dict[str, tuple[str, ...]]:
+        """For each part that any of these layers has, the keys of those that do, the topmost first; no outputs.
+
+        Raises:
+            LifecycleError: one of them is gone.
+        """
+        found: dict[str, tuple[str, ...]] = {}
+        for layer in self._chain(keys):
+            for name in layer.parts:
+                if name != OUTPUTS.name:
+                    found[name] = (layer.key, *found.get(name, ()))
+        return found
+
+    def outputs(self, keys: Sequence[str]) -> str | None:
+        """The directory of the outputs that the topmost of these layers has them of."""
+        having = [layer.key for layer in self._chain(keys) if OUTPUTS.name in layer.parts]
+        return f"{self._store.layer(having[-1])}/{OUTPUTS.name}" if having else None
+
+    def shortest(self, keys: Sequence[str]) -> tuple[str, ...]:
+        """The shortest chain that shows the same: layers that stand for several take the place of those."""
+        for flat in self.table.covering(keys):
+            return (flat.key, *keys[len(flat.covers) :])
+        return tuple(keys)
+
+    def _chain(self, keys: Sequence[str]) -> list[Layer]:
+        chain = self.table.chain(keys)
+        if len(chain) != len(keys):
+            lost = sorted(set(keys) - {layer.key for layer in chain})
+            raise LifecycleError(f"the store has lost the layers {', '.join(lost)}: `alcove doctor --store` tells more")
+        return chain
+
+    async def ready(self, keys: Sequence[str]) -> None:
+        """See to it that nothing in these layers is anything but what a layer has: each is looked through once.
+
+        Raises:
+            LifecycleError: one is gone, or has what no session can make.
+            SandboxIoError: one cannot be read.
+        """
+        covered: set[str] = set()
+        for layer in self._chain(keys):
+            if not layer.scanned:
+                await asyncio.to_thread(self._scan, layer, frozenset(covered))
+                self.table.know(layer.key, scanned=1)
+            covered.update(layer.parts)
+
+    def _scan(self, layer: Layer, covered: frozenset[str]) -> None:
+        from alcove.state.scan import clean, scan
+
+        directory = self._store.layer(layer.key)
+        try:
+            with claimed(directory, wait=True):
+                for name in layer.parts:
+                    if name == OUTPUTS.name:
+                        continue  # looked through when it was copied
+                    fd = os.open(f"{directory}/{name}", _DIRECTORY)
+                    try:
+                        # set-id bits gain nobody anything: every mount of ours is nosuid
+                        clean(fd, scan(fd, lowest=_is_lowest(name, covered)), keep_set_id=True)
+                    finally:
+                        os.close(fd)
+        except OSError as error:
+            raise SandboxIoError(f"the layer {layer.key} cannot be read: {error.strerror}") from None
+
+    async def collect(self) -> int:
+        """Remove the layers that nobody uses, and return how many they were."""
+        unused = self.table.take_unused()
+        for key in unused:
+            await asyncio.to_thread(self.remove, key)
+        return len(unused)
+
+    def remove(self, key: str) -> None:
+        """Remove the directory of a layer that is not in the store; what cannot be removed now, the next sweep does."""
+        directory = self._store.layer(key.removesuffix(ENDING))
+        with suppress(OSError):
+            with suppress(FileNotFoundError):
+                os.rename(directory, f"{directory}{ENDING}")
+            remove_tree(f"{directory}{ENDING}")
+
+    async def sweep(self, kept: set[str]) -> None:
+        """Remove what a kill -9 left: directories that are no layer's, but for `kept` and those that are being made."""
+        known = self.table.layers().keys() | kept
+        for name in os.listdir(f"{self._store.root}/layers"):
+            if name in known:
+                continue
+            with claimed(f"{self._store.root}/layers/{name}") as ours:
+                # looked at again under the lock: it may have been sealed since
+                if ours and (name.endswith(ENDING) or self.table.layer(name) is None):
+                    await asyncio.to_thread(self.remove, name)
 
 
-def veiled_together(layout: Layout, etc: str) -> Iterator[bytes]:
-    """The same for several at once, from one overlay: a layer with the files of `etc`, and the host's root directory.
-
-    For each overlay the kernel makes and takes down a file system, which costs more than everything else about it.
-    The clone of the host's root has no mounts beneath it, so this is for root, and for what is no mount itself. Our
-    layer lies in the new root, where /tmp will cover it: in the store it would be part of the other layer (ELOOP).
-    """
-    yield operation(Kind.DIRECTORY, f"{_COVERED}/etc", n0=0o755)
-    for name in os.listdir(etc):
-        with open(f"{etc}/{name}", "rb") as file:
-            yield operation(Kind.FILE, f"{_COVERED}/etc/{name}", file.read(), n0=0o644)
-    flags = _READ_ONLY | layout.tree_flags | Tree.NOT_RECURSIVE | Tree.STAGE
-    yield operation(Kind.TREE, "/", STAGE, flags=flags)
-    yield operation(Kind.OVERLAY, STAGE, f"{_COVERED}:{STAGE}", flags=_READ_ONLY | Tree.STAGE)
-    for name in layout.together:
-        yield operation(Kind.TREE, f"{STAGE}/{name}", name, flags=_READ_ONLY | Tree.NOT_RECURSIVE)
+def _is_lowest(name: str, covered: frozenset[str]) -> bool:
+    return name not in covered and not name.startswith("root/")
 
 
-def owned_places() -> list[str]:
-    """The top-level directories that the guest's root owns by copy-on-write."""
-    return [name for name in TOOLCHAIN if os.path.isdir(f"/{name}") and not os.path.islink(f"/{name}")]
-
-
-def upper_directories(layout: Layout) -> list[str]:
-    """What a session's directory has besides, for the upper layers of an owned root; parents first."""
-    if not layout.owned:
-        return []
-    names = ["layers"]
-    for name in owned_places():
-        names += [f"layers/{name}", f"layers/{name}/upper", f"layers/{name}/workdir"]
-    return names
-
-
-def owned(places: SessionPlaces) -> Iterator[bytes]:
-    """One overlay per top-level directory, over an idmapped view of the host's.
-
-    The clone has no mounts beneath it: with them it could not be a lower layer (they are locked together in a user
-    namespace), and they are the host's business (a container's /etc/hostname).
-    """
-    flags = Tree.HOST | Tree.IDMAP | Tree.NOSUID | Tree.NODEV | Tree.STAGE
-    yield operation(Kind.TREE, f"{places.directory}/layers", STAGE, flags=flags)
-    for name in owned_places():
-        lower = flags | Tree.RDONLY | Tree.NOT_RECURSIVE
-        yield operation(Kind.TREE, f"/{name}", f"/{name}", flags=lower)
-        yield operation(Kind.OVERLAY, name, f"/{name}", flags=Tree.NOSUID | Tree.NODEV)
-        yield operation(Kind.OVERLAY_UPPER, f"{STAGE}/{name}/upper", f"{STAGE}/{name}/workdir")
-
-
-def check_overlays(warden: int) -> None:
-    """Read back what the kernel put in force: some versions drop overlay options in silence.
+@contextmanager
+def claimed(directory: str, *, wait: bool = False) -> Iterator[bool]:
+    """Hold a layer's directory against those who would remove or change it; False: another process has it.
 
     Raises:
-        LifecycleError: an overlay would follow crafted metadata of a layer.
+        OSError: it is not there, and was to be waited for.
     """
-    with open(f"/proc/{warden}/mountinfo") as file:
-        overlays = [line for line in file if " - overlay " in line and "upperdir=" in line]
-    for line in overlays:
-        options = line.rsplit(" ", 1)[1].strip().split(",")
-        if "userxattr" not in options or _UNSAFE_OPTIONS.intersection(options):
-            raise LifecycleError(f"this kernel's overlay has options that are not safe here: {','.join(options[-6:])}")
+    try:
+        fd = os.open(directory, _DIRECTORY)
+    except FileNotFoundError:
+        if wait:
+            raise
+        yield False
+        return
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        os.close(fd)
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        os.close(fd)
 
 
-def owned_secrets() -> list[str]:
-    """Paths to hide from the root of an owned root file system."""
-    with suppress(FileNotFoundError):
-        return [*_OWNED_HIDDEN, *(f"etc/ssh/{name}" for name in os.listdir("/etc/ssh") if name.endswith("_key"))]
-    return list(_OWNED_HIDDEN)
+@contextmanager
+def made(directory: str) -> Iterator[int]:
+    """Make a layer's directory and hold it until it is one; after an error nothing is left of it.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    os.mkdir(directory, 0o700)
+    fd = os.open(directory, _DIRECTORY)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield fd
+    except BaseException:
+        with suppress(OSError):
+            remove_tree(directory)
+        raise
+    finally:
+        os.close(fd)
+
+
+def open_part(directory: int, name: str, *, make: bool = False) -> int:
+    """Open a part of a layer, made with its parents where wanted."""
+    for place in (os.path.dirname(name), name) if make else ():
+        if place:
+            with suppress(FileExistsError):
+                os.mkdir(place, 0o755, dir_fd=directory)
+    return os.open(name, _DIRECTORY, dir_fd=directory)

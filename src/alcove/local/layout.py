@@ -6,15 +6,12 @@ from collections.abc import Iterable
 
 from msgspec import Struct
 
-from alcove.contract import MEMORY_MOUNT, OUTPUTS_MOUNT
 from alcove.local.operations import Tree
 
 #: Where a command starts, and its HOME.
 WORKSPACE = "/workspace"
 #: The standard search path; the running interpreter's directory is appended where it lies elsewhere.
 STANDARD_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-#: The session's directories in the store, and where each appears.
-SESSION_DIRECTORIES = {"workspace": WORKSPACE, "tmp": "/tmp", "outputs": OUTPUTS_MOUNT, "memory": MEMORY_MOUNT}
 #: The log of what a session tried to reach, in its directory.
 EGRESS_LOG = "egress.log"
 #: The host's top-level directories that a session sees, where they are.
@@ -95,9 +92,14 @@ def _mount_points() -> list[str]:
 
 
 class SessionPlaces(Struct, frozen=True):
-    """Where one session's files lie on the host."""
+    """Where one session's files lie on the host.
+
+    `below` names, for each part that has any, the sealed layers beneath it in the directory `layers`, topmost first.
+    """
 
     directory: str
+    layers: str
+    below: dict[str, tuple[str, ...]]
     memory: str
     memory_is_own: bool
     etc: str

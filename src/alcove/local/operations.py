@@ -58,6 +58,7 @@ class Kind:
     NETWORK = 101
     NETLINK = 102
     SOCKET = 103
+    SETTLE = 112
     FAULT = 128
 
 

@@ -50,7 +50,9 @@ class Maker(Struct, frozen=True):
 class Record(Struct, frozen=True):
     """A session's record; `processes` is None until it was provisioned and after it was stopped.
 
-    `maker` is there from the first to the last step of provisioning.
+    `maker` is there from the first to the last step of provisioning. `layers` lie below its own files, the lowest
+    first; `parent` is the snapshot that they are of. `sealing` is the layer that its files are on their way into.
+    `settled` names the boot in which its processes ended with nobody left who could write to its files.
     """
 
     maker: Maker | None = None
@@ -63,6 +65,10 @@ class Record(Struct, frozen=True):
     idmap: bool = False
     attached: tuple[Attached, ...] = ()
     egress: Egress | None = None
+    layers: tuple[str, ...] = ()
+    parent: str | None = None
+    sealing: str | None = None
+    settled: str = ""
 
 
 encode = Encoder().encode

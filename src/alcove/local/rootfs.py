@@ -7,9 +7,10 @@ import os
 from collections.abc import Iterator
 from functools import lru_cache
 
-from alcove.local import layers, prepared
+from alcove.local import overlays, prepared
 from alcove.local.layout import TOOLCHAIN, Layout, SessionPlaces
 from alcove.local.operations import Kind, Tree, operation
+from alcove.local.parts import OUTPUTS, OWN
 
 _ETC_FILES = ("passwd", "group", "shadow", "gshadow", "hosts", "hostname", "resolv.conf", "machine-id")
 # What leaks the host or speaks to it, even to a reader without rights; the rest of /proc is the pid namespace's own.
@@ -46,13 +47,13 @@ def operations(layout: Layout, places: SessionPlaces) -> list[bytes]:
 
     As root the trees are handed over by another process, which makes them meanwhile.
     """
-    awaited = operation(Kind.AWAIT)
+    awaited = b"".join((operation(Kind.AWAIT), *overlays.staged(layout, places)))
     configuration = _configuration(layout, places.etc)
     return [
         _skeleton(layout),
         _toolchain(layout, places.shm_bytes or _SHM_BYTES),
         # what needs no directory of the session's comes before the wait for those; but our files go over an owned /etc
-        *([awaited, *layers.owned(places), configuration] if layout.owned else [configuration, awaited]),
+        *([awaited, *overlays.owned(layout, places), configuration] if layout.owned else [configuration, awaited]),
         *_session(layout, places),
         _after(layout),
     ]
@@ -76,7 +77,7 @@ def _toolchain(layout: Layout, shm_bytes: int) -> bytes:
         if os.path.islink(f"/{name}") or not os.path.isdir(f"/{name}"):
             continue
         if name in layout.veiled and name != "etc" and name not in layout.together:
-            parts += layers.veiled(layout, name)
+            parts += overlays.veiled(layout, name)
         elif not layout.owned and name not in layout.veiled:
             parts.append(operation(Kind.TREE, f"/{name}", name, flags=_READ_ONLY | layout.tree_flags))
     return b"".join([*parts, *_devices(layout), *_on_devices(shm_bytes)])
@@ -89,7 +90,8 @@ def _configuration(layout: Layout, etc: str) -> bytes:
 
 @lru_cache(maxsize=16)
 def _after(layout: Layout) -> bytes:
-    masks = [*_MASKED, *(path.lstrip("/") for path in layout.hidden), *(layers.owned_secrets() if layout.owned else ())]
+    secrets = overlays.owned_secrets() if layout.owned else ()
+    masks = [*_MASKED, *(path.lstrip("/") for path in layout.hidden), *secrets]
     return b"".join(
         [
             *_visible(layout),
@@ -159,10 +161,12 @@ def _directory(path: str, mode: int) -> bytes:
 
 def _session(layout: Layout, places: SessionPlaces) -> Iterator[bytes]:
     own = layout.tree_flags | (Tree.IDMAP if places.idmap else 0) | Tree.NOSUID | Tree.NODEV
-    yield operation(Kind.TREE, f"{places.directory}/workspace", "workspace", flags=own)
-    yield operation(Kind.TREE, f"{places.directory}/tmp", "tmp", flags=own)
-    yield operation(Kind.TREE, f"{places.directory}/tmp", "var/tmp", flags=own | Tree.OPTIONAL)
-    yield operation(Kind.TREE, f"{places.directory}/outputs", "mnt/session/outputs", flags=own)
+    for part in (*OWN, OUTPUTS):
+        if part.name in places.below:
+            yield from overlays.writable(part, places)
+        else:
+            yield operation(Kind.TREE, f"{places.directory}/{part.upper}", part.target.lstrip("/"), flags=own)
+    yield operation(Kind.TREE, "tmp", "var/tmp", flags=Tree.NOSUID | Tree.NODEV)
     if places.memory_is_own:
         yield operation(Kind.TREE, places.memory, "mnt/memory", flags=own | Tree.RDONLY)
     else:
@@ -186,11 +190,11 @@ def _etc(layout: Layout, directory: str) -> Iterator[bytes]:
     """
     if "etc" in layout.veiled:
         if "etc" in layout.together:
-            yield from layers.veiled_together(layout, directory)
+            yield from overlays.veiled_together(layout, directory)
         else:
             flags = _READ_ONLY | layout.tree_flags | Tree.STAGE
-            yield operation(Kind.TREE, directory, layers.STAGE, flags=flags)
-            yield from layers.veiled(layout, "etc", above=(layers.STAGE,))
+            yield operation(Kind.TREE, directory, overlays.STAGE, flags=flags)
+            yield from overlays.veiled(layout, "etc", above=(overlays.STAGE,))
         if os.path.isfile(_LINKER_CACHE):
             direct = _READ_ONLY | layout.tree_flags | Tree.NOT_RECURSIVE
             yield operation(Kind.TREE, _LINKER_CACHE, _LINKER_CACHE, flags=direct)

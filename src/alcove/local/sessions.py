@@ -6,12 +6,14 @@ import os
 import secrets
 import socket
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
+from functools import cache
 
 from msgspec.structs import replace
 
 from alcove.contract import (
+    InvalidRequest,
     LifecycleError,
     SandboxSession,
     SandboxSessionId,
@@ -22,10 +24,24 @@ from alcove.contract import (
     from_json,
     to_json,
 )
-from alcove.local import cgroups, control, etc, layers, layout, limits, plan, prepared, processes, records
+from alcove.local import (
+    cgroups,
+    control,
+    etc,
+    layout,
+    limits,
+    overlays,
+    parts,
+    places,
+    plan,
+    prepared,
+    processes,
+    records,
+)
 from alcove.local.config import LocalSandboxConfig
 from alcove.local.host import Host
-from alcove.local.launch import CONTROL_SOCKET, EXEC_SOCKET, Launcher, connect, launch
+from alcove.local.launch import EXEC_SOCKET, Launcher, connect, launch
+from alcove.local.layers import Layers
 from alcove.local.mounting import Mounter
 from alcove.local.operations import Kind, operation
 from alcove.local.policies import Policies
@@ -37,11 +53,12 @@ _END = operation(Kind.END)
 _END_WITHIN_S = 1.0
 _REMOVE_INLINE = 256
 _REAP_AT_ONCE = 4
-# every user of a session may write here; nobody else of the host comes as far as these directories
-_MODES = {"tmp": 0o1777, "workspace": 0o777, "outputs": 0o777}
 #: A session directory under this suffix is on its way out: its session is gone whatever the row says.
 _ENDING = ".ending"
-_OWNED = "host:owned"
+#: `metadata.root` of a session whose guest's root owns the root file system.
+OWNED = "host:owned"
+#: The socket for execs, while nobody is to begin one.
+_CLOSED = ".closed"
 
 
 class LiveSession:
@@ -86,10 +103,16 @@ class Sessions:
             for shared in (False, True)
         }
         self.policies = Policies(store.root, config.egress, self.save)
+        self.layers = Layers(store)
         self._live: dict[str, LiveSession] = {}
         self._children: deque[int] = deque()
         me = os.getpid()
         self._maker = Maker(me, processes.start_time(me) or 0)
+
+    @property
+    def root(self) -> bool:
+        """Whether they are the host's root's."""
+        return self._host.root
 
     def _layout(self, *, owned: bool) -> layout.Layout:
         return layout.decide(
@@ -142,6 +165,16 @@ class Sessions:
             SessionNotFound: it was terminated meanwhile.
         """
         live.spec, live.record = decoded(self._store.live(live.id))
+        if live.record.sealing is not None:
+            self._take_back(live, live.record.sealing)
+
+    def _take_back(self, live: LiveSession, key: str) -> None:
+        """Whoever moved its files into a layer was killed before it was one."""
+        from alcove.local import sealing
+
+        sealing.move_back(live.directory, self._store.layer(key))
+        live.record = replace(live.record, sealing=None)
+        self.save(live)
 
     def save(self, live: LiveSession, *, spec: bool = False) -> None:
         """Write the session's record, and its spec where that changed."""
@@ -149,20 +182,24 @@ class Sessions:
 
     # Made
 
-    async def make(self, spec: SandboxSpec, enforced: limits.Enforced) -> LiveSession:
-        """Make a session; when that fails or is cancelled, nothing of it is left."""
+    async def make(self, spec: SandboxSpec, enforced: limits.Enforced, parent: str | None = None) -> LiveSession:
+        """Make a session; when that fails or is cancelled, nothing of it is left. `parent` is what it was forked from.
+
+        Raises:
+            InvalidRequest: its id is taken, or there is no such snapshot.
+            LifecycleError: it cannot be made.
+        """
         session_id = spec.session_id or f"s-{secrets.token_hex(6)}"
         key = secrets.token_hex(8)
         launcher = self._launcher(key, spec)  # first: it begins while we prepare
         try:
-            record = Record(maker=self._maker)
-            row = self._store.reserve(session_id, key, to_json(spec), records.encode(record), ranged=self._host.root)
+            row, record = self._reserve(session_id, key, spec, parent)
         except BaseException:
             launcher.abandon()
             raise
         live = LiveSession(row, spec, record, self._store.directory(key))
         try:
-            await self._start(live, enforced, launcher, self._make_directories)
+            await self._start(live, enforced, launcher)
             for mount in spec.mounts:
                 await self._mounter.attach(live, mount)
             await self.policies.open(live)
@@ -177,6 +214,28 @@ class Sessions:
         self._live[live.id] = live
         return live
 
+    def _reserve(self, session_id: str, key: str, spec: SandboxSpec, parent: str | None) -> tuple[Row, Record]:
+        """Take the id, and the layers of the snapshot where it begins with one: nobody removes them from here on."""
+        reference = snapshot_of(spec)
+        if reference is None:
+            record = Record(maker=self._maker, root=f"host:{self._config.rootfs}")
+            return self._store.reserve(
+                session_id, key, to_json(spec), records.encode(record), ranged=self._host.root
+            ), record
+        with self._store.transaction():
+            snapshot = self.layers.table.find(reference)
+            if snapshot is None:
+                raise InvalidRequest(f"there is no snapshot `{reference}`; `alcove snapshots` lists them")
+            record = Record(
+                maker=self._maker,
+                root=OWNED if snapshot.root == OWNED else f"host:{self._config.rootfs}",
+                layers=self.layers.shortest(snapshot.layers),
+                parent=parent or snapshot.id,
+            )
+            row = self._store.reserve(session_id, key, to_json(spec), records.encode(record), ranged=self._host.root)
+            self.layers.table.use(f"session {key}", record.layers)
+        return row, record
+
     def _reap_some(self, born: int) -> None:
         """A session of ours that another process ends leaves its warden to us: look at a few with each new one."""
         for _ in range(min(_REAP_AT_ONCE, len(self._children))):
@@ -185,16 +244,19 @@ class Sessions:
                 self._children.append(pid)
         self._children.append(born)
 
-    def _make_directories(self, live: LiveSession) -> None:
+    async def _make_directories(self, live: LiveSession, below: dict[str, tuple[str, ...]]) -> None:
         """While the launcher is at work: it waits before the first step that needs them."""
-        os.mkdir(live.directory, 0o700)
-        for name in (*layout.SESSION_DIRECTORIES, *layers.upper_directories(self.layout)):
-            path = f"{live.directory}/{name}"
-            os.mkdir(path)
-            if mode := _MODES.get(name):
-                os.chmod(path, mode)
-            if live.base_id is not None and not self._host.idmap:
-                os.chown(path, live.base_id, live.base_id)
+        fresh = places.make(
+            live.directory,
+            f"{self._store.root}/layers",
+            below,
+            owned_root=live.record.root == OWNED,
+            owner=None if self._host.idmap else live.base_id,
+        )
+        if fresh and live.record.layers and (outputs := self.layers.outputs(live.record.layers)):
+            from alcove.local import sealing
+
+            await asyncio.to_thread(sealing.bring_outputs, outputs, live.directory)
 
     def _launcher(self, key: str, spec: SandboxSpec) -> Launcher:
         # a net namespace takes the kernel longest, and needs no plan
@@ -204,29 +266,23 @@ class Sessions:
         except OSError as error:
             raise LifecycleError(f"the session could not be made: {error}") from None
 
-    async def _start(
-        self,
-        live: LiveSession,
-        enforced: limits.Enforced,
-        launcher: Launcher,
-        prepare: Callable[[LiveSession], None] | None = None,
-    ) -> None:
+    async def _start(self, live: LiveSession, enforced: limits.Enforced, launcher: Launcher) -> None:
         try:
-            made = self._plan(live, enforced)
+            below = self.layers.below(live.record.layers) if live.record.layers else {}
+            made = self._plan(live, enforced, below)
             launcher.plan(made.encoded)
-            if prepare:
-                prepare(live)
+            await self._make_directories(live, below)
             running = await launch(launcher, live.directory, self.policies.early(live))
             live.record = replace(live.record, processes=running, isolation=made.isolation)
-            if live.record.root == _OWNED:
-                layers.check_overlays(running.warden)
+            if live.record.root == OWNED or below:
+                overlays.check_overlays(running.warden)
         except BaseException:
             launcher.abandon()
             live.drop_asked()
             raise
         self._reap_some(launcher.pid)
 
-    def _plan(self, live: LiveSession, enforced: limits.Enforced) -> plan.LaunchPlan:
+    def _plan(self, live: LiveSession, enforced: limits.Enforced, below: dict[str, tuple[str, ...]]) -> plan.LaunchPlan:
         """What the launcher is to do, with the groups made."""
         groups = cgroups.create(self._host.hierarchies, live.key, enforced.groups)
         memory = self._config.memory_dir or f"{live.directory}/memory"
@@ -234,12 +290,13 @@ class Sessions:
             live.record,
             groups=groups,
             limits=enforced.told,
-            root=live.record.root or f"host:{self._config.rootfs}",  # what a session was made as, it stays
             memory=memory,
             idmap=self._host.idmap,
         )
-        places = layout.SessionPlaces(
+        own = layout.SessionPlaces(
             directory=live.directory,
+            layers=f"{self._store.root}/layers",
+            below=below,
             memory=memory,
             memory_is_own=self._config.memory_dir is None,
             etc=self._etc[isinstance(live.spec.network_policy, Unrestricted)],
@@ -248,33 +305,29 @@ class Sessions:
             # memory that no kill frees: half of the limit, so that what runs has the rest
             shm_bytes=enforced.groups.memory // 2 if enforced.groups.memory else None,
         )
-        owned = live.record.root == _OWNED
+        owned = live.record.root == OWNED
         shown = self.layout if owned == self.layout.owned else self._layout(owned=owned)
-        return plan.build(self._host, live.spec, shown, places, groups, enforced.resources, live.base_id)
+        return plan.build(self._host, live.spec, shown, own, groups, enforced.resources, live.base_id)
 
     async def _discard(self, live: LiveSession) -> None:
         """Undo a provision that failed, whatever had been done; what cannot be undone now is left to the next sweep."""
         try:
             await processes.stop(live.record.processes, live.record.groups)
             self._remove_groups(live)
-            self._remove_unused(live)
+            places.remove_unused(live.directory, owned_root=live.record.root == OWNED)
             await self._remove_files(live)
+            await self._release(live)
         except (LifecycleError, OSError):
             live.record = replace(live.record, maker=Maker(0, 0))
             self.save(live)
         else:
             self._store.forget(live.id)
 
-    def _remove_unused(self, live: LiveSession) -> None:
-        """Remove what no guest has been in, by name: where descriptors have run out, this still works."""
-        with suppress(OSError):
-            for name in (CONTROL_SOCKET, EXEC_SOCKET):
-                with suppress(FileNotFoundError):
-                    os.unlink(f"{live.directory}/{name}")
-            for name in (*layout.SESSION_DIRECTORIES, *reversed(layers.upper_directories(self.layout))):
-                with suppress(FileNotFoundError):
-                    os.rmdir(f"{live.directory}/{name}")
-            os.rmdir(live.directory)
+    async def _release(self, live: LiveSession) -> None:
+        """Let go of the layers below a session whose mounts are gone."""
+        if live.record.layers:
+            self.layers.table.release(f"session {live.key}")
+            await self.layers.collect()
 
     # Brought back
 
@@ -302,10 +355,11 @@ class Sessions:
             cgroups.remove(live.record.groups)
         attached = live.record.attached
         served = Egress(settings=live.record.egress.settings) if live.record.egress else None
-        live.record = replace(live.record, attached=(), processes=None, egress=served)
+        live.record = replace(live.record, attached=(), processes=None, egress=served, settled="")
         live.oom_kills = 0
         try:
             enforced = limits.decide(self._host, self._config, live.spec)
+            await self._settle_layers(live)
             await self._start(live, enforced, self._launcher(live.key, live.spec))
             for mount in attached:
                 await self._mounter.mount(live, mount, again=True)
@@ -317,8 +371,76 @@ class Sessions:
                 raise LifecycleError(f"the session could not be brought back: {error}") from None
             raise
 
+    async def _settle_layers(self, live: LiveSession) -> None:
+        """What lies below may have been made shorter; and after a snapshot, what the session itself made lies there."""
+        if not live.record.layers:
+            return
+        shortest = self.layers.shortest(live.record.layers)
+        if shortest != live.record.layers:
+            live.record = replace(live.record, layers=shortest)
+            with self._store.transaction():
+                self.save(live)
+                self.layers.table.release(f"session {live.key}")
+                self.layers.table.use(f"session {live.key}", shortest)
+        await self.layers.ready(live.record.layers)
+
+    async def rest(self, live: LiveSession) -> bool:
+        """End the processes of a session in which no command runs and to whose files nobody can write; under its lock.
+
+        False: a command runs in it, or somebody could still write, and all is as it was. A descriptor of one of its
+        files can lie with a process elsewhere, so the kernel is asked before the mounts go.
+        """
+        if not processes.alive(live.record.processes):
+            await processes.stop(live.record.processes, live.record.groups)
+            return live.record.settled == _boot()
+        closed = f"{live.directory}/{EXEC_SOCKET}"
+        with suppress(FileNotFoundError):  # whoever wants to exec now waits for our lock
+            os.rename(closed, f"{closed}{_CLOSED}")
+        try:
+            resting = await self._settled(live)
+        except OSError:
+            resting = False
+        if not resting:
+            self._reopen(live)
+            return False
+        await self._end_cell_and_warden(live)
+        return True
+
+    async def _settled(self, live: LiveSession) -> bool:
+        if (await control.ask(live.directory, operation(Kind.STATUS))).value:
+            return False
+        own = [*parts.renamed(owned_root=live.record.root == OWNED), parts.OUTPUTS]
+        targets = [*(part.target for part in own), "/var/tmp"]
+        if any(mount.target in targets for mount in live.record.attached):
+            return False  # what lies beneath that mount cannot be asked about
+        request = [operation(Kind.SETTLE), *(operation(Kind.READONLY, target) for target in targets)]
+        return (await control.ask(live.directory, b"".join(request))).error == 0
+
+    @asynccontextmanager
+    async def frozen(self, live: LiveSession) -> AsyncIterator[None]:
+        """Keep the processes of a session from running, for as long as this lasts."""
+        if processes.alive(live.record.processes):
+            raise LifecycleError(
+                f"processes run in session `{live.id}`, and this host cannot freeze them: end them first"
+            )
+        yield
+
+    async def _end_cell_and_warden(self, live: LiveSession) -> None:
+        await processes.stop(live.record.processes, live.record.groups)
+        with suppress(OSError):
+            cgroups.remove(live.record.groups)
+        live.record = replace(live.record, processes=None, settled=_boot())
+        self.save(live)
+
+    def _reopen(self, live: LiveSession) -> None:
+        """Let execs in again that were kept out for a moment."""
+        closed = f"{live.directory}/{EXEC_SOCKET}{_CLOSED}"
+        with suppress(FileNotFoundError):
+            os.rename(closed, closed.removesuffix(_CLOSED))
+
     def _answers(self, live: LiveSession) -> bool:
         """Another process may have brought it back; a warden that no longer listens is on its way out."""
+        self._reopen(live)  # whoever kept execs out was killed
         with suppress(OSError):
             connect(live.directory, EXEC_SOCKET).close()
             return processes.alive(live.record.processes)
@@ -364,6 +486,7 @@ class Sessions:
                     self.refresh(live)  # what ended is not what we knew: another process had brought it back
                     await processes.end_warden(live.record.processes, live.record.groups)
                 self._remove_groups(live)
+                await self._release(live)
                 self._store.end(live.id)
         except SessionNotFound:
             row = self._store.find(live.id)
@@ -422,6 +545,7 @@ class Sessions:
         for row in rows:
             if self.unmade(row):
                 await self._sweep_row(row)
+        await self.layers.sweep({key for row in rows if (key := decoded(row)[1].sealing)})
         known = {row.key for row in rows}
         for name in os.listdir(f"{self._store.root}/sessions"):
             key = name.removesuffix(_ENDING)
@@ -439,6 +563,7 @@ class Sessions:
             await self._remove_files(live)
             live.record = replace(live.record, groups=cgroups.every(self._host.hierarchies, live.key))
             self._remove_groups(live)
+            await self._release(live)
             self._store.end(live.id)
 
     @contextmanager
@@ -469,6 +594,18 @@ class Sessions:
         else:
             state = SandboxState.RUNNING if processes.alive(record.processes) else SandboxState.SUSPENDED
         return records.as_session(row.id, spec, record, state, self._store.directory(row.key))
+
+
+@cache
+def _boot() -> str:
+    with open("/proc/sys/kernel/random/boot_id") as file:
+        return file.read().strip()
+
+
+def snapshot_of(spec: SandboxSpec) -> str | None:
+    """The id or the name of the snapshot that a session is to begin with."""
+    kind, _, reference = spec.rootfs.partition(":")
+    return reference if kind == "snapshot" else None
 
 
 def decoded(row: Row) -> tuple[SandboxSpec, Record]:

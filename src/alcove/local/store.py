@@ -2,6 +2,7 @@
 
     ROOT/store.db                 the sessions, one row each; tombstones for a day
     ROOT/sessions/KEY/            a session's files and sockets; KEY is ours, never the caller's id
+    ROOT/layers/KEY/              what a snapshot sealed, shared by the sessions over it (alcove.local.snapshot_table)
     ROOT/etc/DIGEST/              generated /etc files, shared by sessions
     ROOT/prepared/                /dev and /sys of every session
 
@@ -13,6 +14,9 @@ import os
 import secrets
 import sqlite3
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 from msgspec import Struct
 
@@ -22,7 +26,7 @@ from alcove.contract import InvalidRequest, SandboxIoError, SessionNotFound
 TOMBSTONE_S = 86_400
 #: Where the sessions of the host's root lie, unless told otherwise.
 ROOT_STORE = "/var/lib/alcove"
-_SCHEMA_VERSION = 2
+_SCHEMA_VERSION = 3
 # Rows lie in the order of their making, so that a new one writes the last page and splits no other; a day's tombstones
 # are many, and neither a listing nor the sweep is to read them.
 _SCHEMA = (
@@ -39,14 +43,46 @@ CREATE TABLE sessions (
 """,
     "CREATE INDEX sessions_by_end ON sessions (ended)",
 )
-# From the version before: the rows are the same, in another order.
+_SNAPSHOTS = (
+    """
+CREATE TABLE layers (
+    key       TEXT PRIMARY KEY,
+    parts     TEXT NOT NULL,            -- what it has, as alcove.local.parts names it, with blanks between
+    covers    TEXT NOT NULL DEFAULT '', -- the layers, the lowest first, that this one stands for
+    scanned   INTEGER NOT NULL DEFAULT 0,
+    durable   INTEGER NOT NULL DEFAULT 0,
+    digest    TEXT,                     -- of its tree, and with it:
+    files     INTEGER,
+    bytes     INTEGER,
+    allocated INTEGER                   -- bytes on disk
+) STRICT, WITHOUT ROWID
+""",
+    """
+CREATE TABLE snapshots (
+    id      TEXT PRIMARY KEY,
+    name    TEXT UNIQUE,
+    session TEXT NOT NULL,
+    parent  TEXT,
+    root    TEXT NOT NULL,
+    set_id  INTEGER NOT NULL,
+    layers  TEXT NOT NULL,              -- the lowest first
+    created REAL NOT NULL
+) STRICT, WITHOUT ROWID
+""",
+    # a layer is there as long as anybody uses it: `session KEY` or `snapshot ID`
+    "CREATE TABLE uses (owner TEXT NOT NULL, layer TEXT NOT NULL, PRIMARY KEY (owner, layer)) STRICT, WITHOUT ROWID",
+    "CREATE INDEX uses_by_layer ON uses (layer)",
+)
+# By the version before.
 _MIGRATIONS = {
-    1: (
+    0: (*_SCHEMA, *_SNAPSHOTS),
+    1: (  # the rows are the same, in another order
         "ALTER TABLE sessions RENAME TO sessions_before",
         *_SCHEMA,
         "INSERT INTO sessions SELECT id, key, slot, spec, record, created, ended FROM sessions_before ORDER BY created",
         "DROP TABLE sessions_before",
     ),
+    2: _SNAPSHOTS,
 }
 _SLOTS = 24_000
 _BASE_ID = 0x2000_0000
@@ -104,6 +140,10 @@ class Store:
         """The directory of the session that has `key`."""
         return f"{self.root}/sessions/{key}"
 
+    def layer(self, key: str) -> str:
+        """The directory of the layer that has `key`."""
+        return f"{self.root}/layers/{key}"
+
     def _prepare_directories(self) -> None:
         try:
             os.makedirs(self.root, mode=0o700, exist_ok=True)
@@ -112,7 +152,7 @@ class Store:
                 raise SandboxIoError(f"the store {self.root} belongs to uid {found.st_uid}; set ALCOVE_HOME to yours")
             if found.st_mode & 0o077:
                 os.chmod(self.root, 0o700)
-            for name in ("sessions", "etc", "prepared"):
+            for name in ("sessions", "layers", "etc", "prepared"):
                 os.makedirs(f"{self.root}/{name}", mode=0o700, exist_ok=True)
         except OSError as error:
             raise SandboxIoError(
@@ -135,7 +175,7 @@ class Store:
     def _migrate(self) -> None:
         version = self._version()  # another process may have been first
         while version < _SCHEMA_VERSION:
-            for statement in _MIGRATIONS[version] if version else _SCHEMA:
+            for statement in _MIGRATIONS[version]:
                 self._db.execute(statement)
             version = version + 1 if version else _SCHEMA_VERSION
             self._db.execute(f"PRAGMA user_version={version}")
@@ -158,7 +198,7 @@ class Store:
         for _ in range(64):
             slot = secrets.randbelow(_SLOTS) if ranged else None
             try:
-                self._write(
+                self.write(
                     "INSERT INTO sessions (id, key, slot, spec, record, created) VALUES (?, ?, ?, ?, ?, ?)",
                     (session_id, key, slot, spec, record, now),
                 )
@@ -186,9 +226,9 @@ class Store:
             SandboxIoError: the disk is full, or has failed.
         """
         if spec is None:
-            self._write("UPDATE sessions SET record = ? WHERE id = ?", (record, session_id))
+            self.write("UPDATE sessions SET record = ? WHERE id = ?", (record, session_id))
         else:
-            self._write("UPDATE sessions SET record = ?, spec = ? WHERE id = ?", (record, spec, session_id))
+            self.write("UPDATE sessions SET record = ?, spec = ? WHERE id = ?", (record, spec, session_id))
 
     def end(self, session_id: str) -> None:
         """Leave a tombstone, and free the uid range: nothing of the session may be left when this is called.
@@ -197,10 +237,10 @@ class Store:
             SandboxIoError: the disk is full, or has failed; the next sweep does it.
         """
         now = time.time()
-        self._write("UPDATE sessions SET ended = ?, slot = NULL WHERE id = ? AND ended IS NULL", (now, session_id))
+        self.write("UPDATE sessions SET ended = ?, slot = NULL WHERE id = ? AND ended IS NULL", (now, session_id))
         self._ends += 1
         if self._ends % _SWEEP_EVERY == 1:
-            self._write("DELETE FROM sessions WHERE ended < ?", (now - TOMBSTONE_S,))
+            self.write("DELETE FROM sessions WHERE ended < ?", (now - TOMBSTONE_S,))
 
     def forget(self, session_id: str) -> None:
         """Take a row away whole.
@@ -208,15 +248,55 @@ class Store:
         Raises:
             SandboxIoError: the disk is full, or has failed.
         """
-        self._write("DELETE FROM sessions WHERE id = ?", (session_id,))
+        self.write("DELETE FROM sessions WHERE id = ?", (session_id,))
 
-    def _write(self, statement: str, parameters: tuple[object, ...]) -> None:
+    def write(self, statement: str, parameters: tuple[object, ...]) -> None:
+        """Execute one statement.
+
+        Raises:
+            SandboxIoError: the disk is full, or has failed.
+        """
         try:
             self._db.execute(statement, parameters)
         except sqlite3.IntegrityError:
             raise
         except sqlite3.Error as error:
-            raise SandboxIoError(f"the store {self.root} could not be written: {error}") from None
+            raise self._unwritable(error) from None
+
+    def _unwritable(self, error: sqlite3.Error) -> SandboxIoError:
+        return SandboxIoError(f"the store {self.root} could not be written: {error}")
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Do what is written inside together or not at all, as if nobody else were there; nothing inside may wait.
+
+        Raises:
+            SandboxIoError: the disk is full, or has failed.
+        """
+        try:
+            self._db.execute("BEGIN IMMEDIATE")
+        except sqlite3.Error as error:
+            raise self._unwritable(error) from None
+        try:
+            yield
+            self._db.execute("COMMIT")
+        except BaseException as error:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+            if isinstance(error, sqlite3.Error) and not isinstance(error, sqlite3.IntegrityError):
+                raise self._unwritable(error) from None
+            raise
+
+    def rows(self, query: str, parameters: tuple[object, ...] = ()) -> list[tuple[Any, ...]]:
+        """Return what a query finds.
+
+        Raises:
+            SandboxIoError: the disk has failed.
+        """
+        try:
+            return self._db.execute(query, parameters).fetchall()
+        except sqlite3.Error as error:
+            raise SandboxIoError(f"the store {self.root} could not be read: {error}") from None
 
     def find(self, session_id: str) -> Row | None:
         """The row of an id, a tombstone too."""

@@ -8,7 +8,7 @@ import pytest
 
 from alcove.contract.codec import from_json, to_json
 from alcove.contract.errors import InvalidRequest, SandboxError, SessionNotFound, Unsupported
-from alcove.contract.protocol import SandboxBackend
+from alcove.contract.protocol import KeepsSnapshots, SandboxBackend
 from alcove.contract.types import (
     ExecRequest,
     FilesystemMount,
@@ -167,6 +167,8 @@ class LifecycleCases(Cases):
             async with self.live(backend, SandboxSpec(rootfs=f"snapshot:{snapshot.snapshot_id}")) as copy:
                 assert (await self.run(backend, copy, "cat", "note")).stdout == "kept"
             assert (await self.run(backend, session, "cat", "note")).stdout == "changed"
+            if isinstance(backend, KeepsSnapshots):
+                await backend.delete_snapshot(snapshot.snapshot_id)
 
 
 def _new_id() -> str:

@@ -1,0 +1,247 @@
+"""Snapshots of this machine's sessions: taken, listed, named, deleted."""
+
+import asyncio
+import secrets
+import time
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+
+from msgspec.structs import replace
+
+from alcove.contract import (
+    InvalidRequest,
+    LifecycleError,
+    SandboxIoError,
+    SandboxSession,
+    SandboxSnapshot,
+    SandboxSpec,
+)
+from alcove.contract.rules import validate_snapshot_name
+from alcove.local import layers, sealing
+from alcove.local.layers import Layers
+from alcove.local.parts import OUTPUTS, Part
+from alcove.local.sessions import OWNED, LiveSession, Sessions
+from alcove.local.snapshot_table import Layer, Snapshot
+from alcove.local.store import Store
+from alcove.state.contents import Progress
+
+#: Makes a session of a spec; the other is what it was forked from.
+Provision = Callable[[SandboxSpec, str], Awaitable[SandboxSession]]
+
+
+class Snapshots:
+    """The snapshots of one store."""
+
+    def __init__(self, store: Store, sessions: Sessions) -> None:
+        self._store = store
+        self._sessions = sessions
+        self._layers: Layers = sessions.layers
+        self._table = sessions.layers.table
+
+    # Taken
+
+    async def take(
+        self, live: LiveSession, name: str | None = None, progress: Progress | None = None, *, passing: bool = False
+    ) -> Snapshot:
+        """Keep what a session has changed so far; the session goes on over it. A `passing` one is nobody's parent.
+
+        Raises:
+            InvalidRequest: the name cannot be, or is taken.
+            LifecycleError: processes write in the session, and it cannot be frozen.
+            SandboxIoError: there is no room for it; the session has lost nothing.
+            SessionNotFound: it was terminated meanwhile.
+        """
+        if name is not None:
+            validate_snapshot_name(name)
+            self._refuse_taken(name)
+        async with live.lock, self._sessions.locked(live):
+            self._sessions.refresh(live)
+            try:
+                by = self._by_renaming if await self._sessions.rest(live) else self._by_copying
+                snapshot = await by(live, name, progress)
+            except OSError as error:
+                raise SandboxIoError(
+                    f"no snapshot of session `{live.id}`: {error.strerror}; the session has lost nothing"
+                ) from None
+            if not passing:
+                live.record = replace(live.record, parent=snapshot.id)
+                self._sessions.save(live)
+            return snapshot
+
+    def _refuse_taken(self, name: str) -> None:
+        if (taken := self._table.find(name)) is not None:
+            raise InvalidRequest(f"snapshot `{taken.id}` has the name `{name}` already; choose another")
+
+    async def _by_renaming(self, live: LiveSession, name: str | None, progress: Progress | None) -> Snapshot:
+        moved = sealing.changed(live.directory, owned_root=self._owned(live))
+        outputs = self._has_outputs(live)
+        if not moved and not outputs:
+            return self._commit(live, None, name)
+        key = _new_key()
+        directory = self._store.layer(key)
+        with layers.made(directory) as layer:
+            if outputs:
+                await asyncio.to_thread(sealing.copy_outputs, live.directory, layer, progress)
+            return self._move(live, Layer(key, _names(moved, outputs=outputs)), moved, name)
+
+    def _move(self, live: LiveSession, layer: Layer, moved: list[Part], name: str | None) -> Snapshot:
+        """From the first file to the commit: nothing in here waits, so that nothing can come between but a kill -9."""
+        directory = self._store.layer(layer.key)
+        before = live.record
+        live.record = replace(before, sealing=layer.key)
+        self._sessions.save(live)
+        try:
+            sealing.move(live.directory, directory, moved)
+            live.record = replace(before, layers=(*before.layers, layer.key))
+            return self._commit(live, layer, name)
+        except BaseException:
+            sealing.move_back(live.directory, directory)
+            live.record = before
+            self._sessions.save(live)
+            raise
+
+    async def _by_copying(self, live: LiveSession, name: str | None, progress: Progress | None) -> Snapshot:
+        async with self._sessions.frozen(live):
+            copied = sealing.changed(live.directory, owned_root=self._owned(live))
+            outputs = self._has_outputs(live)
+            if not copied and not outputs:
+                return self._commit(live, None, name)
+            key = _new_key()
+            with layers.made(self._store.layer(key)) as layer:
+                await asyncio.to_thread(sealing.copy, live.directory, layer, copied, progress)
+                if outputs:
+                    await asyncio.to_thread(sealing.copy_outputs, live.directory, layer, progress)
+                return self._commit(live, Layer(key, _names(copied, outputs=outputs)), name)
+
+    def _commit(self, live: LiveSession, layer: Layer | None, name: str | None) -> Snapshot:
+        """Write it down, with the session's record: all or nothing."""
+        record = live.record
+        keys = record.layers
+        if layer is not None and layer.key not in keys:
+            keys = (*keys, layer.key)
+        snapshot = Snapshot(
+            id=f"snap-{secrets.token_hex(6)}",
+            name=name,
+            session=live.id,
+            parent=record.parent,
+            root=record.root,
+            set_id=live.spec.set_id,
+            layers=keys,
+            created=time.time(),
+        )
+        with self._store.transaction():
+            if layer is not None:
+                self._table.add_layer(layer)
+            self._table.add(snapshot)
+            self._sessions.save(live)
+            self._table.use(f"session {live.key}", record.layers)
+        return snapshot
+
+    def _owned(self, live: LiveSession) -> bool:
+        return live.record.root == OWNED
+
+    def _has_outputs(self, live: LiveSession) -> bool:
+        """Whether there are any, or there were: that they are gone is to be kept too."""
+        return sealing.has_outputs(live.directory) or self._layers.outputs(live.record.layers) is not None
+
+    # Provisioned from
+
+    async def ready(self, reference: str) -> None:
+        """See to it that sessions can be made from a snapshot.
+
+        Raises:
+            InvalidRequest: there is no such snapshot.
+            LifecycleError: a layer of it is gone, or has what no session can make.
+        """
+        snapshot = self.find(reference)
+        if snapshot.root == OWNED and not self._sessions.root:
+            raise LifecycleError(
+                f"snapshot `{reference}` has an owned root file system, which needs Alcove run as root"
+            )
+        await self._layers.ready(self._layers.shortest(snapshot.layers))
+
+    async def fork(self, live: LiveSession, spec: SandboxSpec, provision: Provision) -> SandboxSession:
+        """Take a snapshot that only the new session is to have, and make that."""
+        snapshot = await self.take(live, passing=True)
+        try:
+            return await provision(replace(spec, rootfs=f"snapshot:{snapshot.id}"), str(live.id))
+        finally:
+            await asyncio.shield(self.delete(snapshot.id))
+
+    def forked(self, live: LiveSession, spec: SandboxSpec | None) -> SandboxSpec:
+        """The spec of a fork, without its root file system."""
+        if spec is None:
+            return replace(live.spec, session_id=None)
+        if spec.rootfs != "host":
+            raise InvalidRequest(f"a fork begins with its session's files, not with `{spec.rootfs}`; leave rootfs out")
+        return spec
+
+    # Found
+
+    def find(self, reference: str) -> Snapshot:
+        """The snapshot of an id or a name.
+
+        Raises:
+            InvalidRequest: there is none.
+        """
+        snapshot = self._table.find(reference)
+        if snapshot is None:
+            raise InvalidRequest(f"there is no snapshot `{reference}`; `alcove snapshots` lists them")
+        return snapshot
+
+    def all(self) -> list[SandboxSnapshot]:
+        """Every snapshot, the oldest first."""
+        known = self._table.layers()
+        return [
+            _view(snapshot, [known[key] for key in snapshot.layers if key in known]) for snapshot in self._table.all()
+        ]
+
+    def view(self, snapshot: Snapshot) -> SandboxSnapshot:
+        """The contract's view of one."""
+        return _view(snapshot, self._table.chain(snapshot.layers))
+
+    def rename(self, reference: str, name: str | None) -> SandboxSnapshot:
+        """Give one a name, another, or none.
+
+        Raises:
+            InvalidRequest: there is no such snapshot, or the name cannot be or is taken.
+        """
+        if name is not None:
+            validate_snapshot_name(name)
+        snapshot = self.find(reference)
+        self._table.rename(snapshot.id, name)
+        return self.view(replace(snapshot, name=name))
+
+    async def delete(self, reference: str) -> None:
+        """Delete one; sessions and snapshots that live on its layers keep them.
+
+        Raises:
+            InvalidRequest: there is no such snapshot.
+        """
+        with self._store.transaction():
+            self._table.remove(self.find(reference).id)
+        await self._layers.collect()
+
+
+def _names(moved: list[Part], *, outputs: bool) -> tuple[str, ...]:
+    return (*(part.name for part in moved), *((OUTPUTS.name,) if outputs else ()))
+
+
+def _new_key() -> str:
+    return secrets.token_hex(5)
+
+
+def _view(snapshot: Snapshot, chain: list[Layer]) -> SandboxSnapshot:
+    metadata = {
+        "created": datetime.fromtimestamp(snapshot.created, UTC).isoformat(timespec="milliseconds"),
+        "durable": "true" if all(layer.durable for layer in chain) else "false",
+        "layers": str(len(snapshot.layers)),
+        "parent": snapshot.parent or "",
+        "root": snapshot.root,
+    }
+    if snapshot.name is not None:
+        metadata["name"] = snapshot.name
+    if all(layer.bytes is not None for layer in chain):
+        metadata["bytes"] = str(sum(layer.bytes or 0 for layer in chain))
+        metadata["files"] = str(sum(layer.files or 0 for layer in chain))
+    return SandboxSnapshot(snapshot.session, "local", snapshot.id, metadata)
