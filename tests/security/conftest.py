@@ -17,6 +17,7 @@ from tests.security import egress_mutants, mutants
 from tests.security.arena import Arena
 from tests.security.cells import Cell
 from tests.security.corpus import PLACE
+from tests.security.supervisors import Supervisors
 
 MakeCell = Callable[..., Awaitable[Cell]]
 
@@ -107,3 +108,10 @@ def make_canary(directory: Path) -> Path:
     for path in (directory / "data", directory / "sub", directory):
         path.chmod(0o777)
     return directory
+
+
+@pytest.fixture
+def supervisors(store: Path) -> Iterator[Supervisors]:
+    made = Supervisors(store)
+    yield made
+    made.close()

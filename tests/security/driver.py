@@ -64,10 +64,58 @@ async def terminate(backend: LocalSandbox) -> None:
     await backend.terminate(SESSION)
 
 
+async def fill(backend: LocalSandbox) -> None:
+    """Make a session with something in every part of it, and a snapshot of that; then change some."""
+    await backend.provision(spec(session_id=SESSION))
+    await _run(backend, FIRST)
+    await backend.snapshot(SESSION, name="before")
+    await _run(backend, SECOND)
+
+
+async def _run(backend: LocalSandbox, script: str) -> None:
+    result = await backend.exec(SESSION, ExecRequest("sh", ["-ec", script], timeout=20))
+    if not result.success:
+        raise RuntimeError(result)
+
+
+async def snapshot(backend: LocalSandbox) -> None:
+    await backend.snapshot(SESSION, name="driven")
+
+
+async def fork(backend: LocalSandbox) -> None:
+    await backend.fork(SESSION, spec(session_id="forked"))
+
+
+async def begin(backend: LocalSandbox) -> None:
+    await backend.provision(spec(session_id="begun", rootfs="snapshot:before"))
+
+
+async def end(backend: LocalSandbox) -> None:
+    await backend.delete_snapshot("before")
+    await backend.terminate(SESSION)
+
+
+#: What `fill` does before its snapshot and after it, and what is there then.
+FIRST = """
+mkdir -p kept gone; echo one >kept/a; echo two >gone/b; chmod 750 kept
+echo same >kept/c; ln kept/c link; ln -s kept soft
+echo t >/tmp/t; echo out >/mnt/session/outputs/o
+"""
+SECOND = "rm -r gone; echo three >kept/a; echo four >new; rm /tmp/t; echo more >/mnt/session/outputs/m"
+LOOK = "cd / && find workspace tmp mnt/session/outputs -printf '%p %y %m %l\n' | sort; "
+LOOK += (
+    "cat workspace/kept/a workspace/link; cat workspace/gone/b workspace/new tmp/t mnt/session/outputs/* 2>/dev/null; :"
+)
+
 DEEDS: dict[str, Callable[[LocalSandbox], Coroutine[Any, Any, None]]] = {
     "create": create,
     "use": use,
     "terminate": terminate,
+    "fill": fill,
+    "snapshot": snapshot,
+    "fork": fork,
+    "begin": begin,
+    "end": end,
 }
 
 

@@ -175,6 +175,7 @@ class Sessions:
         sealing.move_back(live.directory, self._store.layer(key))
         live.record = replace(live.record, sealing=None)
         self.save(live)
+        self.layers.remove(key)
 
     def save(self, live: LiveSession, *, spec: bool = False) -> None:
         """Write the session's record, and its spec where that changed."""
@@ -325,6 +326,8 @@ class Sessions:
 
     async def _release(self, live: LiveSession) -> None:
         """Let go of the layers below a session whose mounts are gone."""
+        if live.record.sealing is not None:
+            await asyncio.to_thread(self.layers.remove, live.record.sealing)
         if live.record.layers:
             self.layers.table.release(f"session {live.key}")
             await self.layers.collect()

@@ -54,19 +54,19 @@ class Snapshots:
         if name is not None:
             validate_snapshot_name(name)
             self._refuse_taken(name)
-        async with live.lock, self._sessions.locked(live):
-            self._sessions.refresh(live)
-            try:
+        try:
+            async with live.lock, self._sessions.locked(live):
+                self._sessions.refresh(live)
                 by = self._by_renaming if await self._sessions.rest(live) else self._by_copying
                 snapshot = await by(live, name, progress)
-            except OSError as error:
-                raise SandboxIoError(
-                    f"no snapshot of session `{live.id}`: {error.strerror}; the session has lost nothing"
-                ) from None
-            if not passing:
-                live.record = replace(live.record, parent=snapshot.id)
-                self._sessions.save(live)
-            return snapshot
+                if not passing:
+                    live.record = replace(live.record, parent=snapshot.id)
+                    self._sessions.save(live)
+                return snapshot
+        except OSError as error:
+            raise SandboxIoError(
+                f"no snapshot of session `{live.id}`: {error.strerror}; the session has lost nothing"
+            ) from None
 
     def _refuse_taken(self, name: str) -> None:
         if (taken := self._table.find(name)) is not None:

@@ -1,0 +1,123 @@
+"""SR01, SR08 and AP12 for what lasts: snapshots, forks and what begins with one, struck at every step of them."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from alcove.contract import ExecRequest, SandboxError
+from alcove.local import LocalSandbox
+from tests.security.driver import FIRST, LOOK, SECOND, SESSION
+from tests.security.supervisors import CLOSED, Supervisors, new_backend
+
+pytestmark = [pytest.mark.security, pytest.mark.user]
+
+DEEDS = ("snapshot", "fork", "begin", "end")
+#: Each n-th event; `make soak` takes them all (tests/soak).
+STEP = 2
+
+
+class World:
+    """What a session looked like at its snapshot and looks like now, by a session that nobody struck."""
+
+    def __init__(self, before: str, now: str) -> None:
+        self.before = before
+        self.now = now
+
+
+async def look(backend: LocalSandbox, session_id: str) -> str:
+    result = await backend.exec(session_id, ExecRequest("sh", ["-c", LOOK], timeout=20))
+    assert result.success, result
+    return result.stdout
+
+
+async def drawn(store: Path) -> World:
+    backend = new_backend(store)
+    session = await backend.provision(CLOSED)
+    seen = []
+    for script in (FIRST, SECOND):
+        assert (await backend.exec(session.id, ExecRequest("sh", ["-ec", script], timeout=20))).success
+        seen.append(await look(backend, session.id))
+    await backend.terminate(session.id)
+    await backend.aclose()
+    assert seen[0] != seen[1]
+    return World(*seen)
+
+
+async def whole(store: Path, world: World, *, ending: bool) -> set[str]:
+    """Act as the next process: all that is listed is whole; then it goes, and nothing of it stays."""
+    backend = new_backend(store)
+    try:
+        await backend.terminate((await backend.provision(CLOSED)).id)  # which sweeps
+        sessions = {session.id for session in backend.sessions()}
+        if SESSION in sessions:
+            assert await look(backend, SESSION) == world.now
+        for snapshot in backend.snapshots():
+            wanted = world.before if snapshot.metadata.get("name") == "before" else world.now
+            begun = await backend.provision(
+                type(CLOSED)(rootfs=f"snapshot:{snapshot.snapshot_id}", network_policy=CLOSED.network_policy)
+            )
+            assert await look(backend, begun.id) == wanted, snapshot
+            await backend.terminate(begun.id)
+        for name, wanted in (("forked", world.now), ("begun", world.before)):
+            if name in sessions:
+                assert await look(backend, name) == wanted, name
+        assert SESSION in sessions or ending
+        found = sessions | {snapshot.metadata.get("name", "unnamed") for snapshot in backend.snapshots()}
+        await asyncio.gather(*(backend.terminate(session.id) for session in backend.sessions()))
+        for snapshot in backend.snapshots():
+            await backend.delete_snapshot(snapshot.snapshot_id)
+        return found
+    finally:
+        await backend.aclose()
+
+
+async def nothing_is_left(supervisors: Supervisors, keys: set[str]) -> None:
+    await supervisors.nothing_is_left(keys)
+    assert list((supervisors.store / "layers").iterdir()) == []
+
+
+async def struck_everywhere(
+    supervisors: Supervisors, deed: str, kind: str, step: int
+) -> tuple[set[str], dict[int, str]]:
+    """Strike a deed at each `step`-th event; return what was found afterwards, and errors that were not ours."""
+    world = await drawn(supervisors.store)
+    supervisors.forget()
+    found: set[str] = set()
+    foreign: dict[int, str] = {}
+    at = total = 1
+    while at <= total:
+        supervisors.struck("fill", 0, kind)
+        said = supervisors.struck(deed, at if total > 1 else 0, kind)  # the first time nothing is struck
+        if total == 1:
+            assert said["error"] is None, said
+            total = said["events"]
+        else:
+            at += step
+        if (error := said.get("error")) and error.startswith("!"):
+            foreign[at - step] = error
+        keys = supervisors.keys()
+        try:
+            found |= await whole(supervisors.store, world, ending=deed == "end")
+        except (AssertionError, SandboxError) as wrong:
+            raise AssertionError(f"{deed} struck at event {at - step} of {total}: {wrong}") from wrong
+        await nothing_is_left(supervisors, keys)
+    assert total > 10
+    return found, foreign
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("deed", DEEDS)
+async def test_sr01_killed_at_any_point(supervisors: Supervisors, deed: str) -> None:
+    found, _ = await struck_everywhere(supervisors, deed, "kill", STEP)
+    assert SESSION in found
+    if wanted := {"snapshot": "driven", "fork": "forked", "begin": "begun"}.get(deed):
+        assert wanted in found  # what was committed is there
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("kind", ["ENOSPC", "EMFILE", "EROFS"])
+@pytest.mark.parametrize("deed", ["snapshot", "fork", "begin"])
+async def test_sr08_an_error_anywhere_is_ours_and_loses_nothing(supervisors: Supervisors, deed: str, kind: str) -> None:
+    _, foreign = await struck_everywhere(supervisors, deed, kind, 2 * STEP)
+    assert foreign == {}
