@@ -71,5 +71,5 @@ class Supervisors:
         self.forget()
 
 
-def new_backend(store: Path, **fields: Any) -> LocalSandbox:
-    return LocalSandbox(LocalSandboxConfig(root_dir=str(store), native=str(native.find()), **fields))
+def new_backend(store: Path, *, launcher: Path | None = None, **fields: Any) -> LocalSandbox:
+    return LocalSandbox(LocalSandboxConfig(root_dir=str(store), native=str(launcher or native.find()), **fields))
