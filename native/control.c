@@ -12,39 +12,38 @@
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
-#include <time.h>
 
-enum { CLIENTS = 64, DRAINS = 512, SPAWNERS = 4, DRAIN_PAUSE_MS = 10 };
+enum { FIRST_CLIENT = 3, DRAINS = 512, SPAWNERS = 4, DRAIN_PAUSE_MS = 10 };
 
 struct door {
-    int fds[DRAINS > CLIENTS ? DRAINS : CLIENTS];
+    int fds[DRAINS > (int)CLIENTS ? DRAINS : (int)CLIENTS];
     int count, room;
 };
 
 static struct door clients = {.room = CLIENTS}, drains = {.room = DRAINS};
 static pid_t more_spawners[SPAWNERS];
 
-static void add(struct door *door, int fd)
-{
-    if (door->count == door->room) { /* the oldest gives way: a bound, so that nobody can fill our table */
-        close(door->fds[0]);
-        memmove(door->fds, door->fds + 1, (size_t)--door->count * sizeof *door->fds);
-    }
-    door->fds[door->count++] = fd;
-}
-
 static void drop(struct door *door, int index)
 {
+    freezer_forget(door->fds[index]);
     close(door->fds[index]);
     memmove(door->fds + index, door->fds + index + 1, (size_t)(--door->count - index) * sizeof *door->fds);
 }
 
+static void add(struct door *door, int fd)
+{
+    if (door->count == door->room) /* the oldest gives way: a bound, so that nobody can fill our table */
+        drop(door, 0);
+    door->fds[door->count++] = fd;
+}
 /* ---- the end ---- */
 
-/* PID 1's death kills every process of the cell. It completes once the spawners, still alive, have reaped theirs. */
+/* PID 1's death kills every process of the cell. It completes once the spawners, which must not stand still, have
+ * reaped theirs. */
 static void end_cell(struct warden *warden)
 {
     kill(warden->init, SIGKILL);
+    freezer_release();
     while (waitpid(warden->init, NULL, __WALL) < 0 && errno == EINTR)
         ;
 }
@@ -76,28 +75,61 @@ static void reap(struct warden *warden)
 
 /* ---- requests ---- */
 
-/* Neither what is dead but not yet reaped nor a monitor, which ends with its command. */
-static int counts(int proc, const char *pid)
+/* Until SIGCONT it begins no exec. 0: it is dead. */
+static int stop(pid_t spawner)
 {
-    char path[300], stat[128] = "";
-    snprintf(path, sizeof path, "%s/stat", pid);
-    int fd = openat(proc, path, O_RDONLY | O_CLOEXEC);
-    ssize_t got = fd < 0 ? -1 : read(fd, stat, sizeof stat - 1);
-    if (fd >= 0)
-        close(fd);
-    const char *end = got > 0 ? strrchr(stat, ')') : NULL;
-    return end && end[1] && end[2] != 'Z' && end[2] != 'X' && !strstr(stat, "(alcove-exec)");
+    int status = 0;
+    kill(spawner, SIGSTOP);
+    while (waitpid(spawner, &status, WUNTRACED | __WALL) < 0 && errno == EINTR)
+        ;
+    return WIFSTOPPED(status);
 }
 
-static uint32_t count_processes(void)
+static void stop_spawners(struct warden *warden)
 {
-    uint32_t count = 0;
-    struct processes processes;
-    processes_begin(&processes);
-    for (const char *pid; (pid = processes_next(&processes));)
-        if (strcmp(pid, "1") != 0)
-            count += (uint32_t)counts(processes.proc, pid);
-    return count;
+    if (!stop(warden->spawner))
+        end(warden);
+    for (int i = 0; i < SPAWNERS; i++)
+        if (more_spawners[i] > 0 && !stop(more_spawners[i]))
+            more_spawners[i] = 0;
+}
+
+static void continue_spawners(const struct warden *warden)
+{
+    kill(warden->spawner, SIGCONT);
+    for (int i = 0; i < SPAWNERS; i++)
+        if (more_spawners[i] > 0)
+            kill(more_spawners[i], SIGCONT);
+}
+
+/* Ends the cell if nothing is in it, so that no exec can begin in between; a request that was sent and never read tells
+ * its caller so. Spawners that stand still reap nothing: what is dead counts too. */
+static const char *end_empty(struct warden *warden, struct control_reply *reply)
+{
+    errno = EBUSY;
+    if (freezer_holds())
+        return "frozen";
+    stop_spawners(warden);
+    struct census census = census_take();
+    if (census.all) {
+        continue_spawners(warden);
+        reply->processes = census.processes;
+        reply->execs = census.execs;
+        errno = EBUSY;
+        return "processes";
+    }
+    end_cell(warden);
+    return "";
+}
+
+static void status(const struct op *op, struct control_reply *reply)
+{
+    struct census census = census_take();
+    reply->processes = census.processes;
+    reply->execs = census.execs;
+    reply->ticks = census.ticks;
+    reply->frozen = (uint32_t)freezer_holds();
+    reply->frozen_ns = freezer_time(op->v0);
 }
 
 static const char *spawn_spawner(struct warden *warden, const struct op *op, int listener)
@@ -105,6 +137,9 @@ static const char *spawn_spawner(struct warden *warden, const struct op *op, int
     int slot = 0, sockets[2];
     while (slot < SPAWNERS && more_spawners[slot])
         slot++;
+    errno = EBUSY;
+    if (freezer_holds())
+        return "frozen"; /* where it is born nothing runs: it would never be ready */
     errno = EAGAIN;
     if (slot == SPAWNERS || listener < 0 ||
         socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, sockets) < 0)
@@ -142,7 +177,11 @@ static void answer(struct warden *warden, int client, const struct op *op, struc
     if (op->kind == OP_ATTACH)
         step = attach(&warden->view, op, count ? fds[0] : -1);
     else if (op->kind == OP_STATUS)
-        reply.value = count_processes();
+        status(op, &reply);
+    else if (op->kind == OP_FREEZE)
+        step = freezer_hold(client, op->n0 != 0);
+    else if (op->kind == OP_THAW)
+        freezer_thaw();
     else if (op->kind == OP_SPAWNER)
         step = spawn_spawner(warden, op, count ? fds[0] : -1);
     else if (op->kind == OP_DRAIN)
@@ -152,17 +191,21 @@ static void answer(struct warden *warden, int client, const struct op *op, struc
         step = network_serve(rest, passed, &passing);
     else if (op->kind == OP_SETTLE)
         step = settle_mounts(*rest);
+    else if (op->kind == OP_END && op->n0)
+        step = end_empty(warden, &reply);
     else if (op->kind == OP_END)
         end_cell(warden);
     else
         step = "request";
+    if (op->kind == OP_FREEZE && !*step)
+        return; /* answered once they stand still */
     if (*step) {
         reply.error = errno ? errno : EINVAL;
         snprintf(reply.step, sizeof reply.step, "%s", step);
     }
     message_send(client, &reply, sizeof reply, passed, passing);
     network_sent(passed, passing);
-    if (op->kind == OP_END)
+    if (op->kind == OP_END && !*step)
         end(warden); /* the caller removes the session's files while our mounts come down */
 }
 
@@ -198,14 +241,12 @@ static void drain_some(const struct pollfd *polled)
 
 static long now_ms(void)
 {
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return now.tv_sec * 1000 + now.tv_nsec / 1000000;
+    return (long)(now_ns() / 1000000);
 }
 
 void control_serve(struct warden *warden)
 {
-    static struct pollfd polled[2 + CLIENTS + DRAINS];
+    static struct pollfd polled[FIRST_CLIENT + CLIENTS + DRAINS];
     sigset_t all;
     sigfillset(&all);
     int signals = signalfd(-1, &all, SFD_CLOEXEC | SFD_NONBLOCK);
@@ -217,12 +258,15 @@ void control_serve(struct warden *warden)
         int draining = pause <= 0, count = 0;
         polled[count++] = (struct pollfd){.fd = signals, .events = POLLIN};
         polled[count++] = (struct pollfd){.fd = warden->control, .events = POLLIN};
+        int timeout = drains.count && !draining ? (int)pause : -1;
+        polled[count++] = (struct pollfd){.fd = freezer_events(&timeout), .events = POLLPRI};
         for (int i = 0; i < clients.count; i++)
             polled[count++] = (struct pollfd){.fd = clients.fds[i], .events = POLLIN};
         int first_drain = count;
         for (int i = 0; i < drains.count; i++)
             polled[count++] = (struct pollfd){.fd = draining ? drains.fds[i] : -1, .events = POLLIN};
-        int ready = poll(polled, (nfds_t)count, drains.count && !draining ? (int)pause : -1);
+        int ready = poll(polled, (nfds_t)count, timeout);
+        freezer_look();
         if (ready <= 0)
             continue;
         struct signalfd_siginfo info;
@@ -239,7 +283,7 @@ void control_serve(struct warden *warden)
                     quiet_until = now_ms() + DRAIN_PAUSE_MS;
         }
         for (int i = clients.count - 1; i >= 0; i--)
-            if (polled[2 + i].revents && !serve_client(warden, clients.fds[i]))
+            if (polled[FIRST_CLIENT + i].revents && !serve_client(warden, clients.fds[i]))
                 drop(&clients, i);
         if (polled[1].revents) {
             int client = accept4(warden->control, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);

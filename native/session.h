@@ -143,6 +143,28 @@ const char *processes_next(struct processes *processes); /* a pid; NULL at the e
 /* The number there, of 9 digits at most, after blanks; *text is moved behind it. -1 when there is none. */
 int number_read(const char **text);
 
+/* ---- census.c: who lives in the cell ---- */
+struct census {
+    uint32_t all; /* but init; the dead too */
+    uint32_t processes, execs; /* that live: the guest's, and our monitors */
+    uint64_t ticks; /* of processor time that those of the guest's have used (SC_CLK_TCK) */
+};
+struct census census_take(void);
+
+/* ---- freezer.c: holding the cell's processes still ---- */
+enum { CLIENTS = 64 }; /* connections to the warden at once */
+void freezer_open(int group); /* with the caller's credentials */
+/* "" (the client is answered once they stand still, or do not in time), or the step that failed with errno. */
+const char *freezer_hold(int client, int stays);
+void freezer_thaw(void);             /* what stays stays no longer */
+void freezer_forget(int client);     /* and lets go of what it held */
+void freezer_release(void);          /* whoever holds: the end */
+int freezer_holds(void);             /* they stand still, or are about to */
+uint64_t freezer_time(uint64_t since); /* nanoseconds in which they stood still since then (CLOCK_MONOTONIC) */
+int freezer_events(int *pause);      /* what to poll for POLLPRI, and how long at most, or -1 */
+void freezer_look(void);
+uint64_t now_ns(void);
+
 /* ---- control.c: the warden's life after provisioning ---- */
 enum { MOST_HIERARCHIES = 16 };
 struct cgroup_doors {
@@ -159,7 +181,8 @@ struct warden {
 };
 struct control_reply {
     int32_t error; /* 0, or errno */
-    uint32_t value;
+    uint32_t processes, execs, frozen;
+    uint64_t ticks, frozen_ns;
     char step[64];
 };
 _Noreturn void control_serve(struct warden *warden);

@@ -95,6 +95,7 @@ static void open_cgroups(const struct plan *plan, struct cgroup_doors *doors)
         } else if (op.kind == OP_CGROUP_UNIFIED) {
             CHECK(doors->unified = open(op.s0, O_PATH | O_DIRECTORY | O_CLOEXEC), "cgroup", op.s0);
             CHECK(doors->unified_procs = openat(doors->unified, "cgroup.procs", O_WRONLY | O_CLOEXEC), "cgroup", op.s0);
+            freezer_open(doors->unified);
         }
     }
 #else

@@ -217,6 +217,11 @@ ssize_t write(int fd, const void *data, size_t size)
     return syscall(SYS_write, fd, data, size);
 }
 
+ssize_t pread(int fd, void *data, size_t size, off_t offset)
+{
+    return syscall(SYS_pread64, fd, data, size, offset);
+}
+
 ssize_t pwrite(int fd, const void *data, size_t size, off_t offset)
 {
     return syscall(SYS_pwrite64, fd, data, size, offset);

@@ -55,6 +55,8 @@ if TYPE_CHECKING:
     from alcove.egress.audit import Record
 
 _DEBUG_VARIANT = 1
+#: Of an exec, while others end or suspend its session again and again.
+_MOST_ATTEMPTS = 16
 
 
 class LocalSandbox:
@@ -239,14 +241,18 @@ class LocalSandbox:
         requests.effective_user(request.user or live.spec.user, ranged=self._host.root)
         await self._sessions.policies.keep_served(live)
         try:
-            try:
-                outcome = await self._execute(live, request, make)
-            except NotTaken:  # it met a session on its way out; the files are there, and the command has not begun
-                await self._sessions.restart(live)
-                outcome = await self._execute(live, request, make)
+            outcome = await self._begun(live, request, make)
         except OSError as error:
             raise ExecError(f"the host has not what an exec needs: {error}") from None
         return self._result(live, outcome, raw=request.raw)
+
+    async def _begun(self, live: LiveSession, request: ExecRequest, make: MakeExecution) -> Outcome:
+        for _ in range(_MOST_ATTEMPTS):
+            try:
+                return await self._execute(live, request, make)
+            except NotTaken:  # it met a session on its way out; the files are there, and the command has not begun
+                await self._sessions.restart(live)
+        return await self._execute(live, request, make)
 
     async def _execute(self, live: LiveSession, request: ExecRequest, make: MakeExecution) -> Outcome:
         connection = await self._connect(live, debug=request.debug)  # first: the command's monitor is born meanwhile
@@ -292,8 +298,8 @@ class LocalSandbox:
             if debug:
                 await self._start_debug_spawner(live)
             return connect(live.directory, name)
-        except OSError as error:
-            raise ExecError(f"session `{live.id}` does not answer: {error.strerror}") from None
+        except (ConnectionRefusedError, FileNotFoundError) as error:
+            raise NotTaken(f"session `{live.id}` does not answer: {error.strerror}") from None
 
     async def _start_debug_spawner(self, live: LiveSession) -> None:
         """A second spawner whose filter allows ptrace, started by the warden on the first request for one."""
@@ -438,7 +444,7 @@ class LocalSandbox:
         if not processes.alive(live.record.processes):
             return
         try:
-            running = (await control.ask(live.directory, operation(Kind.STATUS))).value
+            running = (await control.ask(live.directory, operation(Kind.STATUS))).processes
         except (OSError, TimeoutError) as error:
             raise NetworkPolicyError(f"session `{live.id}` does not answer: {error}") from None
         if running:

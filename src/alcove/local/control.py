@@ -11,16 +11,24 @@ from alcove.local.launch import CONTROL_SOCKET, connect
 from alcove.local.operations import Kind, operation
 from alcove.local.readiness import readable
 
-REPLY = Layout("<iI64s")
+REPLY = Layout("<iIIIQQ64s")
 #: Seconds for a request that the warden itself serves.
 ANSWER_WITHIN_S = 10.0
 
 
 class Reply(Struct, frozen=True):
-    """`error` is an errno (0: done) of the step named `step`."""
+    """`error` is an errno (0: done) of the step named `step`; who lives in the cell is told where that was asked.
+
+    `processes` are the guest's, `execs` the commands that somebody waits for; `ticks` of processor time have those
+    processes used. `frozen_ns` is how long they have stood still since the moment that was asked about.
+    """
 
     error: int
-    value: int
+    processes: int
+    execs: int
+    frozen: bool
+    ticks: int
+    frozen_ns: int
     step: str
 
 
@@ -32,8 +40,16 @@ def parse_reply(data: bytes) -> Reply:
     """
     if len(data) < REPLY.size:
         raise ConnectionError("the session's warden is gone")
-    error, value, step = REPLY.unpack(data)
-    return Reply(error=error, value=value, step=step.rstrip(b"\0").decode("utf-8", "replace"))
+    error, running, execs, frozen, ticks, frozen_ns, step = REPLY.unpack(data)
+    return Reply(
+        error=error,
+        processes=running,
+        execs=execs,
+        frozen=bool(frozen),
+        ticks=ticks,
+        frozen_ns=frozen_ns,
+        step=step.rstrip(b"\0").decode("utf-8", "replace"),
+    )
 
 
 async def ask(

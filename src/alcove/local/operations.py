@@ -59,6 +59,8 @@ class Kind:
     NETLINK = 102
     SOCKET = 103
     SETTLE = 112
+    FREEZE = 104
+    THAW = 105
     FAULT = 128
 
 

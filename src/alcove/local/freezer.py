@@ -1,0 +1,88 @@
+"""A session's processes standing still: its warden writes to the v2 group that they are in (native/freezer.c)."""
+
+import asyncio
+import errno
+import os
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from alcove.local import control
+from alcove.local.launch import CONTROL_SOCKET, connect
+from alcove.local.operations import Kind, operation
+from alcove.local.readiness import readable
+
+#: Seconds for an answer: the warden itself waits two for the processes to stand still.
+_ANSWER_WITHIN_S = 5.0
+_REAPED_WITHIN_S = 1.0
+_HOLD = operation(Kind.FREEZE)
+_FREEZE = operation(Kind.FREEZE, n0=1)
+_THAW = operation(Kind.THAW)
+_END_IF_EMPTY = operation(Kind.END, n0=1)
+
+
+@asynccontextmanager
+async def held(directory: str) -> AsyncIterator[None]:
+    """Hold every process of a session still while inside; whatever ends this process lets go too.
+
+    Raises:
+        OSError: ENOTSUP where the session has no v2 group, ETIMEDOUT where they did not stop in two seconds, or the
+            warden is gone.
+    """
+    with connect(directory, CONTROL_SOCKET) as connection:
+        control.send(connection, _HOLD)
+        if not await readable(connection.fileno(), _ANSWER_WITHIN_S):
+            raise TimeoutError("the session's warden did not answer")
+        _check(control.parse_reply(connection.recv(control.REPLY.size)))
+        yield
+
+
+async def freeze(directory: str) -> None:
+    """Let every process of a session stand still until `thaw`.
+
+    Raises:
+        OSError: as in `held`.
+    """
+    _check(await control.ask(directory, _FREEZE, within=_ANSWER_WITHIN_S))
+
+
+async def thaw(directory: str) -> None:
+    """Undo `freeze`, if it was done; who holds the processes still for itself goes on doing so.
+
+    Raises:
+        OSError: the warden is gone.
+    """
+    _check(await control.ask(directory, _THAW, within=_ANSWER_WITHIN_S))
+
+
+async def end_if_empty(directory: str) -> control.Reply:
+    """End a session in which nothing runs, so that no exec can begin in between; the reply says what does run.
+
+    `error` is 0 when the cell is gone and the warden about to go, and EBUSY when it stays.
+
+    Raises:
+        OSError: the warden is gone.
+    """
+    deadline = time.monotonic() + _REAPED_WITHIN_S
+    while True:
+        reply = await control.ask(directory, _END_IF_EMPTY, within=_ANSWER_WITHIN_S)
+        dead_only = reply.error == errno.EBUSY and reply.step == "processes" and not reply.processes + reply.execs
+        if not dead_only or time.monotonic() > deadline:
+            return reply
+        await asyncio.sleep(0.001)  # a monitor answers before it ends, and nobody is told of its end
+
+
+async def status(directory: str, since_ns: int = 0) -> control.Reply:
+    """Who lives in a session, and how long it has stood still since `since_ns` (time.monotonic_ns()).
+
+    Raises:
+        OSError: the warden is gone.
+    """
+    return await control.ask(directory, operation(Kind.STATUS, v0=since_ns), within=_ANSWER_WITHIN_S)
+
+
+def _check(reply: control.Reply) -> None:
+    if reply.error == errno.ETIMEDOUT:
+        raise TimeoutError(reply.error, "its processes did not stand still within 2 s")
+    if reply.error:
+        raise OSError(reply.error, f"{reply.step}: {os.strerror(reply.error)}")
