@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from alcove.state.copying import flatten
+from alcove.state.copying import copy_tree, flatten
 from alcove.state.tree import Entry, Kind, merge, walk
 from tests.state import guest_trees
 from tests.state.guest_trees import opened
@@ -79,6 +79,67 @@ def test_layers_merge_as_the_kernel_merges_them(tmp_path: Path, seed: int) -> No
         found = [entry for path in chain[1:] for entry in entries_of(path)]
         assert any(entry.kind is Kind.WHITEOUT for entry in found)
         assert any(entry.opaque for entry in found)
+
+
+@pytest.mark.user
+@pytest.mark.parametrize("seed", range(8))
+def test_layers_over_something_else_delete_and_hide_there_what_they_did_together(tmp_path: Path, seed: int) -> None:
+    chain = [tmp_path / "below"]
+    chain[0].mkdir()
+    shown_by_kernel = ""
+    for number in range(5):
+        upper = tmp_path / f"upper-{number}"
+        shown_by_kernel = guest_trees.in_overlay(chain, upper, EDITS + LISTING, str(seed * 10 + number))
+        chain.append(upper)
+    # the first edit is what lies below: an upper layer of an empty directory is a plain tree
+    below, flat = chain[1], tmp_path / "flat"
+    flat.mkdir()
+    with opened(*chain[2:]) as fds, opened(flat) as [target]:
+        flatten(fds, target, over=True)
+    ours = guest_trees.in_overlay([below, flat], tmp_path / "look", LISTING)
+    assert ours.splitlines() == shown_by_kernel.splitlines()
+    if seed == 1:
+        assert any(entry.kind is Kind.WHITEOUT for entry in entries_of(flat))
+        assert any(entry.opaque for entry in entries_of(flat))
+
+
+@pytest.mark.user
+@pytest.mark.parametrize("way", ["flatten", "copy_tree"])
+def test_a_whiteout_with_nothing_below_it_is_not_listed(tmp_path: Path, way: str) -> None:
+    below, upper, made = tmp_path / "below", tmp_path / "upper", tmp_path / "made"
+    for path in (below, upper / "d", made):
+        path.mkdir(parents=True)
+    guest_trees.white_out(upper / "d/gone")
+    look = "import os; print(os.listdir('d'))"
+    assert guest_trees.in_overlay([below, upper], tmp_path / "bare", look) == "['gone']\n"
+    with opened(upper, made) as (source, target):
+        if way == "flatten":
+            flatten([source], target, over=True)
+        else:
+            copy_tree(source, target)
+    assert guest_trees.in_overlay([below, made], tmp_path / "look", look) == "[]\n"
+
+
+def test_what_layers_over_something_hide_is_said_once(tmp_path: Path) -> None:
+    lower, upper = tmp_path / "lower", tmp_path / "upper"
+    (lower / "d").mkdir(parents=True)
+    (lower / "new").mkdir()
+    (upper / "d/inner").mkdir(parents=True)
+    for path in (lower / "gone", lower / "d/gone", upper / "d/gone-too", lower / "made-again"):
+        guest_trees.white_out(path)
+    (upper / "made-again/inner").mkdir(parents=True)
+    os.setxattr(upper / "d", "user.overlay.opaque", b"y")
+    os.setxattr(upper / "d/inner", "user.overlay.opaque", b"y")
+    with opened(lower, upper) as fds, merge(fds, over=True) as entries:
+        found = [(entry.path, entry.kind, entry.opaque) for entry in entries]
+    assert found == [
+        (b"d", Kind.DIRECTORY, True),
+        (b"d/inner", Kind.DIRECTORY, False),
+        (b"gone", Kind.WHITEOUT, False),
+        (b"made-again", Kind.DIRECTORY, True),
+        (b"made-again/inner", Kind.DIRECTORY, False),
+        (b"new", Kind.DIRECTORY, False),
+    ]
 
 
 def test_an_opaque_directory_hides_what_lies_below(tmp_path: Path) -> None:

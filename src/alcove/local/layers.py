@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 from alcove.contract import LifecycleError, SandboxIoError
+from alcove.local import parts
 from alcove.local.parts import OUTPUTS
 from alcove.local.removal import remove_tree
 from alcove.local.snapshot_table import Layer, SnapshotTable
@@ -115,7 +116,7 @@ class Layers:
 
 
 def _is_lowest(name: str, covered: frozenset[str]) -> bool:
-    return name not in covered and not name.startswith("root/")
+    return name not in covered and not parts.is_over_host(name)
 
 
 @contextmanager

@@ -48,6 +48,11 @@ def renamed(*, owned_root: bool) -> tuple[Part, ...]:
     return (*OWN, *owned()) if owned_root else OWN
 
 
+def is_over_host(name: str) -> bool:
+    """Whether a part lies over a directory of the host's, so that its lowest layer can delete something."""
+    return name.startswith("root/")
+
+
 def find(name: str) -> Part:
     """The part of a layer's path."""
     return next(part for part in (*OWN, OUTPUTS, *owned()) if part.name == name)

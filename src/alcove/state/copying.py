@@ -15,11 +15,11 @@ from alcove.contract import LifecycleError
 from alcove.state.contents import Contents, Progress
 from alcove.state.descent import CHANGE, Descent
 from alcove.state.tree import merge, walk
-from alcove.state.walk import Entry, Kind, Walk, shown
+from alcove.state.walk import Entry, Kind, Walk, shown, white_out
 
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _HANDLE = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
-_NODES = {Kind.FIFO: stat.S_IFIFO, Kind.SOCKET: stat.S_IFSOCK, Kind.WHITEOUT: stat.S_IFCHR}
+_NODES = {Kind.FIFO: stat.S_IFIFO, Kind.SOCKET: stat.S_IFSOCK}
 
 
 def copy_tree(source: int, target: int, *, reflink: bool = True, progress: Progress | None = None) -> None:
@@ -37,14 +37,24 @@ def copy_tree(source: int, target: int, *, reflink: bool = True, progress: Progr
         _copy(entries, target, Contents(reflink=reflink, progress=progress))
 
 
-def flatten(layers: Sequence[int], target: int, *, reflink: bool = True, progress: Progress | None = None) -> None:
-    """Make one plain layer of a chain, the lowest first, in an empty directory: what an overlay of them would show.
+def flatten(
+    layers: Sequence[int],
+    target: int,
+    *,
+    over: bool = False,
+    reflink: bool = True,
+    progress: Progress | None = None,
+) -> None:
+    """Make one layer of a chain, the lowest first, in an empty directory: what an overlay of them would show.
+
+    It is a plain one, or with `over` an upper layer that deletes and hides what the chain does of that which lies
+    below it.
 
     Raises:
         OSError: as `copy_tree`.
         LifecycleError: as `copy_tree`.
     """
-    with merge(layers) as entries:
+    with merge(layers, over=over) as entries:
         _copy(entries, target, Contents(reflink=reflink, progress=progress))
 
 
@@ -104,10 +114,11 @@ class _Writer:
         elif entry.kind is Kind.SYMLINK:
             os.symlink(entry.target, entry.name, dir_fd=parent)
             self._dress_by_name(entry, parent)
+        elif entry.kind is Kind.WHITEOUT:
+            white_out(entry.name, parent)
         elif entry.kind in _NODES:
-            os.mknod(entry.name, _NODES[entry.kind] | stat.S_IRUSR, os.makedev(0, 0), dir_fd=parent)
-            if entry.kind is not Kind.WHITEOUT:
-                self._dress_by_name(entry, parent)
+            os.mknod(entry.name, _NODES[entry.kind] | stat.S_IRUSR, dir_fd=parent)
+            self._dress_by_name(entry, parent)
         else:
             raise LifecycleError(f"{shown(entry.path)} is a device node, which is not copied: remove it")
 

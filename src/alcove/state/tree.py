@@ -35,13 +35,15 @@ def walk(layer: int) -> Walk:
     return Walk([layer], merged=False)
 
 
-def merge(layers: Sequence[int]) -> Walk:
+def merge(layers: Sequence[int], *, over: bool = False) -> Walk:
     """Walk through a chain of layers, the lowest first, as an overlay of them would look.
+
+    `over`: they lie over something else, and what they delete and hide there is among the entries.
 
     Raises:
         OSError: a layer's directory cannot be read.
     """
-    return Walk(layers[::-1], merged=True)
+    return Walk(layers[::-1], merged=True, over=over)
 
 
 class Size(Struct, frozen=True):

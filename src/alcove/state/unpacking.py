@@ -15,7 +15,7 @@ from alcove.state.archive import Archive
 from alcove.state.beneath import Names, Place
 from alcove.state.limits import refused
 from alcove.state.members import Kind, Member
-from alcove.state.walk import shown
+from alcove.state.walk import shown, white_out
 
 _NEW_FILE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _ALLOWED_XATTRS: Final = b"user."
@@ -218,8 +218,7 @@ class _Unpacking:
                 raise refused(f"{shown(member.path)} hides all that other layers have")
             os.setxattr(self._place.fd, _OPAQUE_XATTR, b"y", os.XATTR_CREATE)
         else:
-            # Any user may make this node, and no other: Linux 5.8, a3c751a50fe6
-            os.mknod(removed, stat.S_IFCHR, os.makedev(0, 0), dir_fd=self._place.fd)
+            white_out(removed, self._place.fd)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""A layer read entry by entry in canonical order, alone or merged with the layers below it.
+"""A layer read entry by entry in canonical order, alone or merged with others.
 
 An upper layer has whiteouts (a character device 0:0, or an empty file with `user.overlay.whiteout`) and opaque
 directories (`user.overlay.opaque` is `y`): Documentation/filesystems/overlayfs.rst of the kernel.
@@ -18,6 +18,7 @@ from alcove.state.descent import Descent, lent, open_file
 
 _OPAQUE = "user.overlay.opaque"
 _WHITEOUT = "user.overlay.whiteout"
+_ORIGIN = "user.overlay.origin"
 _OVERLAY = "user.overlay."
 _SHOWN = 200
 # Directories of all layers together
@@ -101,6 +102,9 @@ _Found = tuple[_Place, ...]
 class Walk:
     """A walk through one layer, or through several that are `merged` as an overlay shows them, the topmost first.
 
+    Merged ones may lie `over` something else: then the entries include the whiteouts and opaque directories with which
+    one layer hides the same as they do together.
+
     The entries of a directory come in the order of their names' bytes, and what a directory has comes right after it.
     `top` stands for the topmost directory, which is not among the entries. While a directory or a file is the latest
     entry, `fd` is it, open for reading; else it is -1.
@@ -110,10 +114,12 @@ class Walk:
         LifecycleError: the tree changed meanwhile.
     """
 
-    def __init__(self, layers: Sequence[int], *, merged: bool) -> None:
+    def __init__(self, layers: Sequence[int], *, merged: bool, over: bool = False) -> None:
         self.fd = -1
         self._file = -1
         self._merged = merged
+        # nothing lies below the topmost directory that could be hidden
+        self._alone = merged and not over
         self._user, self._group = os.geteuid(), os.getegid()
         self._count = 0
         self._firsts: dict[tuple[int, int], int] = {}
@@ -124,7 +130,8 @@ class Walk:
             for layer in layers:
                 self._descents.append(Descent(layer, kept_open=kept_open))
                 opened.callback(self._descents[-1].close)
-            self.top = self._as_directory(self._descents[0], b"", 0)
+            opaque = not merged and _is_opaque(self._descents[0].fd)
+            self.top = self._as_directory(self._descents[0], b"", 0, opaque=opaque)
             self._opened = opened.pop_all()
 
     def __enter__(self) -> Self:
@@ -135,23 +142,23 @@ class Walk:
         self._opened.close()
 
     def __iter__(self) -> Iterator[Entry]:
-        levels = [(self._descents, self._listed(self._descents))]
+        levels = [(self._descents, self._listed(self._descents), self._alone)]
         while levels:
-            descents, names = levels[-1]
+            descents, names, alone = levels[-1]
             if not names:
                 levels.pop()
                 self._leave(descents)
                 continue
             name, found = names.pop()
             if found[0][1] is Kind.DIRECTORY:
-                entered = self._enter(name, found)
-                entry = self._as_directory(entered[0], name, len(levels))
-                levels.append((entered, self._listed(entered)))
+                entered, hides = self._enter(name, found, alone=alone)
+                entry = self._as_directory(entered[0], name, len(levels), opaque=hides and not alone)
+                levels.append((entered, self._listed(entered), alone or (hides and self._merged)))
                 self.fd = entered[0].fd
             else:
                 entry = self._as_leaf(name, found[0], len(levels))
                 self.fd = self._file
-            if not (self._merged and entry.kind is Kind.WHITEOUT):
+            if not (alone and entry.kind is Kind.WHITEOUT):
                 self._count += 1
                 yield entry
             if entry.kind is Kind.DIRECTORY:
@@ -171,17 +178,20 @@ class Walk:
         # a name occurs once: the places themselves are never compared
         return sorted(names.items(), reverse=True)
 
-    def _enter(self, name: bytes, found: _Found) -> list[Descent]:
-        """Go into a directory in every layer that counts: from the topmost to where it is opaque, or something else."""
+    def _enter(self, name: bytes, found: _Found, *, alone: bool) -> tuple[list[Descent], bool]:
+        """Go into a directory in every layer that counts: from the topmost to where it is opaque, or something else.
+
+        Tell whether what else lies below is hidden. `alone`: there can be nothing below these layers.
+        """
         entered: list[Descent] = []
         for descent, kind in found:
             if kind is not Kind.DIRECTORY:
-                break
+                return entered, True
             descent.enter(name)
             entered.append(descent)
-            if len(found) > 1 and _is_opaque(descent.fd, os.listxattr(descent.fd)):
-                break
-        return entered
+            if not (alone and len(found) == 1) and _is_opaque(descent.fd):
+                return entered, True
+        return entered, False
 
     def _leave(self, descents: list[Descent]) -> None:
         for descent in descents:
@@ -194,11 +204,8 @@ class Walk:
             os.close(self._file)
             self._file = -1
 
-    def _as_directory(self, descent: Descent, name: bytes, depth: int) -> Entry:
-        names = os.listxattr(descent.fd)
-        # merged, it is what it looks like
-        opaque = not self._merged and _is_opaque(descent.fd, names)
-        xattrs = _of_guest(descent.fd, names)
+    def _as_directory(self, descent: Descent, name: bytes, depth: int, *, opaque: bool) -> Entry:
+        xattrs = _of_guest(descent.fd, os.listxattr(descent.fd))
         return self._entry(name, depth, Kind.DIRECTORY, descent.found, opaque=opaque, xattrs=xattrs)
 
     def _as_leaf(self, name: bytes, place: _Place, depth: int) -> Entry:
@@ -264,15 +271,29 @@ def is_whiteout(found: os.stat_result) -> bool:
     return stat.S_ISCHR(found.st_mode) and found.st_rdev == 0
 
 
+def white_out(name: bytes, directory: int) -> None:
+    """Put a whiteout into a directory, and let the kernel look for some there even where nothing lies below it.
+
+    It lists what only one layer has as it lies there, whiteouts included, unless an origin is told of; an empty one is
+    an unknown one (`ovl_get_inode`, fs/overlayfs/inode.c).
+
+    Raises:
+        OSError: there is something of that name, or the directory cannot be changed.
+    """
+    # Any user may make this node, and no other: Linux 5.8, a3c751a50fe6
+    os.mknod(name, stat.S_IFCHR | stat.S_IRUSR, os.makedev(0, 0), dir_fd=directory)
+    os.setxattr(directory, _ORIGIN, b"")
+
+
 def _listed_kind(item: "os.DirEntry[str]") -> Kind | None:
     if item.is_dir(follow_symlinks=False):
         return Kind.DIRECTORY
     return Kind.FILE if item.is_file(follow_symlinks=False) else None
 
 
-def _is_opaque(fd: int, names: list[str]) -> bool:
+def _is_opaque(fd: int) -> bool:
     # `x` is no opaque directory, but one with whiteouts that are files
-    return _OPAQUE in names and os.getxattr(fd, _OPAQUE) == b"y"
+    return _OPAQUE in os.listxattr(fd) and os.getxattr(fd, _OPAQUE) == b"y"
 
 
 def _of_guest(fd: int, names: list[str]) -> tuple[tuple[bytes, bytes], ...]:
