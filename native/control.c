@@ -36,6 +36,7 @@ static void add(struct door *door, int fd)
         drop(door, 0);
     door->fds[door->count++] = fd;
 }
+
 /* ---- the end ---- */
 
 /* PID 1's death kills every process of the cell. It completes once the spawners, which must not stand still, have
@@ -104,7 +105,7 @@ static void continue_spawners(const struct warden *warden)
 
 /* Ends the cell if nothing is in it, so that no exec can begin in between; a request that was sent and never read tells
  * its caller so. Spawners that stand still reap nothing: what is dead counts too. */
-static const char *end_empty(struct warden *warden, struct control_reply *reply)
+static const char *end_empty(struct warden *warden, struct plan_cursor rest, struct control_reply *reply)
 {
     errno = EBUSY;
     if (freezer_holds())
@@ -117,6 +118,13 @@ static const char *end_empty(struct warden *warden, struct control_reply *reply)
         reply->execs = census.execs;
         errno = EBUSY;
         return "processes";
+    }
+    const char *step = settle_mounts(rest);
+    if (*step) {
+        int error = errno;
+        continue_spawners(warden);
+        errno = error;
+        return step;
     }
     end_cell(warden);
     return "";
@@ -189,10 +197,8 @@ static void answer(struct warden *warden, int client, const struct op *op, struc
             add(&drains, dup(fds[i]));
     else if (op->kind == OP_NETWORK)
         step = network_serve(rest, passed, &passing);
-    else if (op->kind == OP_SETTLE)
-        step = settle_mounts(*rest);
     else if (op->kind == OP_END && op->n0)
-        step = end_empty(warden, &reply);
+        step = end_empty(warden, *rest, &reply);
     else if (op->kind == OP_END)
         end_cell(warden);
     else

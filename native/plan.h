@@ -57,15 +57,14 @@ enum op_kind {
     OP_ATTACH = 96, /* s0 host path ("" when a mount came along), s1 path, flags; v0 device, v1 inode */
     OP_DRAIN,       /* read and drop what comes out of these pipes */
     OP_STATUS,      /* who lives in the cell, and for how long it has stood still since v0 (CLOCK_MONOTONIC, ns) */
-    OP_END,         /* kill every process of the cell, answer, and end; n0: only if there is none */
+    OP_END,         /* kill every process of the cell, answer, and end; n0: only if there is none, and if the following
+                     * OP_READONLY can be: EBUSY where somebody can still write */
     OP_SPAWNER,     /* n0 seccomp variant: start another spawner on the listening socket that came along */
     OP_NETWORK,     /* the following two, in the session's net namespace; the sockets go back with the reply */
     OP_NETLINK,     /* n0 protocol, s0 one datagram whose last message asks for an acknowledgement */
     OP_SOCKET,      /* n0 type, v0 family, n1 port on its loopback (the same socket for ever), or 0: not bound */
     OP_FREEZE,      /* hold its processes still, as long as this connection lives; n0: until OP_THAW. Answers then */
     OP_THAW,
-
-    OP_SETTLE = 112, /* the following OP_READONLY, all or none: EBUSY where somebody can still write */
 
     OP_FAULT = 128, /* test builds: s0 point, s1 action */
 };

@@ -89,7 +89,7 @@ struct attach_view {
 const char *attach(const struct attach_view *view, const struct op *op, int tree);
 
 /* ---- settle.c ---- */
-/* The mounts named by what follows OP_SETTLE become read-only, all or none: "" or the step that failed with errno. */
+/* The mounts named by the OP_READONLY that follow become so, all or none: "" or the step that failed with errno. */
 const char *settle_mounts(struct plan_cursor rest);
 
 /* ---- init.c ---- */

@@ -91,6 +91,18 @@ class LocalSandbox:
             local_process_sandbox=True, network_policy=self._host.redirects, snapshot=self._host.layers
         )
 
+    async def recover(self) -> None:
+        """Take away what a kill -9 or a power cut left half made or half removed; the first `provision` does it too.
+
+        Sessions that live are left alone, and those whose processes are gone stay, suspended.
+
+        Raises:
+            OSError: something cannot be removed.
+            SandboxIoError: the store cannot be read or written.
+        """
+        self._swept = True
+        await self._sessions.sweep()
+
     async def aclose(self) -> None:
         """Let go of the store; sessions live on."""
         self._store.close()
@@ -112,9 +124,8 @@ class LocalSandbox:
         for mount in spec.mounts:
             self._mounter.check(mount, spec)
         if not self._swept:
-            self._swept = True
-            with suppress(OSError, LifecycleError):  # what cannot be taken away now hinders no new session
-                await self._sessions.sweep()
+            with suppress(OSError, SandboxError):  # what cannot be taken away now hinders no new session
+                await self.recover()
         if reference is not None:
             await self._snapshots.ready(reference)
         live = await self._sessions.make(spec, enforced, parent)

@@ -4,7 +4,7 @@ import asyncio
 import errno
 import os
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 
 from alcove.local import control
@@ -55,17 +55,19 @@ async def thaw(directory: str) -> None:
     _check(await control.ask(directory, _THAW, within=_ANSWER_WITHIN_S))
 
 
-async def end_if_empty(directory: str) -> control.Reply:
+async def end_if_empty(directory: str, places: Iterable[str] = ()) -> control.Reply:
     """End a session in which nothing runs, so that no exec can begin in between; the reply says what does run.
 
-    `error` is 0 when the cell is gone and the warden about to go, and EBUSY when it stays.
+    `error` is 0 when the cell is gone and the warden about to go, and EBUSY when it stays: at the step `settle` because
+    somebody can still write through the mount at one of `places`, a process elsewhere with a descriptor of a file.
 
     Raises:
         OSError: the warden is gone.
     """
     deadline = time.monotonic() + _REAPED_WITHIN_S
+    request = b"".join([_END_IF_EMPTY, *(operation(Kind.READONLY, place) for place in places)])
     while True:
-        reply = await control.ask(directory, _END_IF_EMPTY, within=_ANSWER_WITHIN_S)
+        reply = await control.ask(directory, request, within=_ANSWER_WITHIN_S)
         dead_only = reply.error == errno.EBUSY and reply.step == "processes" and not reply.processes + reply.execs
         if not dead_only or time.monotonic() > deadline:
             return reply

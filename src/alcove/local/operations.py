@@ -58,7 +58,6 @@ class Kind:
     NETWORK = 101
     NETLINK = 102
     SOCKET = 103
-    SETTLE = 112
     FREEZE = 104
     THAW = 105
     FAULT = 128

@@ -7,7 +7,7 @@ import secrets
 import socket
 from collections import deque
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from functools import cache
 
 from msgspec.structs import replace
@@ -28,6 +28,7 @@ from alcove.local import (
     cgroups,
     control,
     etc,
+    freezer,
     layout,
     limits,
     overlays,
@@ -57,8 +58,6 @@ _REAP_AT_ONCE = 4
 _ENDING = ".ending"
 #: `metadata.root` of a session whose guest's root owns the root file system.
 OWNED = "host:owned"
-#: The socket for execs, while nobody is to begin one.
-_CLOSED = ".closed"
 
 
 class LiveSession:
@@ -396,54 +395,42 @@ class Sessions:
         if not processes.alive(live.record.processes):
             await processes.stop(live.record.processes, live.record.groups)
             return live.record.settled == _boot()
-        closed = f"{live.directory}/{EXEC_SOCKET}"
-        with suppress(FileNotFoundError):  # whoever wants to exec now waits for our lock
-            os.rename(closed, f"{closed}{_CLOSED}")
-        try:
-            resting = await self._settled(live)
-        except OSError:
-            resting = False
-        if not resting:
-            self._reopen(live)
-            return False
-        await self._end_cell_and_warden(live)
-        return True
-
-    async def _settled(self, live: LiveSession) -> bool:
-        if (await control.ask(live.directory, operation(Kind.STATUS))).value:
-            return False
         own = [*parts.renamed(owned_root=live.record.root == OWNED), parts.OUTPUTS]
-        targets = [*(part.target for part in own), "/var/tmp"]
-        if any(mount.target in targets for mount in live.record.attached):
+        places = [*(part.target for part in own), "/var/tmp"]
+        if any(mount.target in places for mount in live.record.attached):
             return False  # what lies beneath that mount cannot be asked about
-        request = [operation(Kind.SETTLE), *(operation(Kind.READONLY, target) for target in targets)]
-        return (await control.ask(live.directory, b"".join(request))).error == 0
-
-    @asynccontextmanager
-    async def frozen(self, live: LiveSession) -> AsyncIterator[None]:
-        """Keep the processes of a session from running, for as long as this lasts."""
-        if processes.alive(live.record.processes):
-            raise LifecycleError(
-                f"processes run in session `{live.id}`, and this host cannot freeze them: end them first"
-            )
-        yield
-
-    async def _end_cell_and_warden(self, live: LiveSession) -> None:
+        try:
+            if (await freezer.end_if_empty(live.directory, places)).error:
+                return False
+        except OSError:
+            return False
         await processes.stop(live.record.processes, live.record.groups)
         with suppress(OSError):
             cgroups.remove(live.record.groups)
         live.record = replace(live.record, processes=None, settled=_boot())
         self.save(live)
+        return True
 
-    def _reopen(self, live: LiveSession) -> None:
-        """Let execs in again that were kept out for a moment."""
-        closed = f"{live.directory}/{EXEC_SOCKET}{_CLOSED}"
-        with suppress(FileNotFoundError):
-            os.rename(closed, closed.removesuffix(_CLOSED))
+    @asynccontextmanager
+    async def frozen(self, live: LiveSession) -> AsyncIterator[None]:
+        """Hold the processes of a session still, for as long as this lasts and we live; under its lock.
+
+        Raises:
+            LifecycleError: this host cannot.
+        """
+        async with AsyncExitStack() as held:
+            if processes.alive(live.record.processes):
+                try:
+                    await held.enter_async_context(freezer.held(live.directory))
+                except OSError as error:
+                    raise LifecycleError(
+                        f"processes run in session `{live.id}` or hold its files open, and cannot be frozen: "
+                        f"{error.strerror or error}; end them, or delegate a cgroup (`alcove doctor`)"
+                    ) from None
+            yield
 
     def _answers(self, live: LiveSession) -> bool:
         """Another process may have brought it back; a warden that no longer listens is on its way out."""
-        self._reopen(live)  # whoever kept execs out was killed
         with suppress(OSError):
             connect(live.directory, EXEC_SOCKET).close()
             return processes.alive(live.record.processes)

@@ -5,6 +5,7 @@ import secrets
 import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
+from functools import partial
 
 from msgspec.structs import replace
 
@@ -18,6 +19,7 @@ from alcove.contract import (
 )
 from alcove.contract.rules import validate_snapshot_name
 from alcove.local import layers, sealing
+from alcove.local.copies import beside
 from alcove.local.layers import Layers
 from alcove.local.parts import OUTPUTS, Part
 from alcove.local.sessions import OWNED, LiveSession, Sessions
@@ -81,7 +83,7 @@ class Snapshots:
         directory = self._store.layer(key)
         with layers.made(directory) as layer:
             if outputs:
-                await asyncio.to_thread(sealing.copy_outputs, live.directory, layer, progress)
+                await beside(partial(sealing.copy_outputs, live.directory, layer), progress)
             return self._move(live, Layer(key, _names(moved, outputs=outputs)), moved, name)
 
     def _move(self, live: LiveSession, layer: Layer, moved: list[Part], name: str | None) -> Snapshot:
@@ -108,9 +110,9 @@ class Snapshots:
                 return self._commit(live, None, name)
             key = _new_key()
             with layers.made(self._store.layer(key)) as layer:
-                await asyncio.to_thread(sealing.copy, live.directory, layer, copied, progress)
+                await beside(partial(sealing.copy, live.directory, layer, copied), progress)
                 if outputs:
-                    await asyncio.to_thread(sealing.copy_outputs, live.directory, layer, progress)
+                    await beside(partial(sealing.copy_outputs, live.directory, layer), progress)
                 return self._commit(live, Layer(key, _names(copied, outputs=outputs)), name)
 
     def _commit(self, live: LiveSession, layer: Layer | None, name: str | None) -> Snapshot:
