@@ -65,13 +65,16 @@ async def end_if_empty(directory: str, places: Iterable[str] = ()) -> control.Re
         OSError: the warden is gone.
     """
     deadline = time.monotonic() + _REAPED_WITHIN_S
+    pause = 0.001
     request = b"".join([_END_IF_EMPTY, *(operation(Kind.READONLY, place) for place in places)])
     while True:
         reply = await control.ask(directory, request, within=_ANSWER_WITHIN_S)
-        dead_only = reply.error == errno.EBUSY and reply.step == "processes" and not reply.processes + reply.execs
-        if not dead_only or time.monotonic() > deadline:
+        # a monitor without a command has answered already and ends, or its command is about to be born
+        passing = reply.error == errno.EBUSY and reply.step == "processes" and not reply.processes
+        if not passing or time.monotonic() > deadline:
             return reply
-        await asyncio.sleep(0.001)  # a monitor answers before it ends, and nobody is told of its end
+        await asyncio.sleep(pause)  # nobody is told of a monitor's end
+        pause *= 2  # a spawner that is stopped again and again reaps nothing on a busy machine
 
 
 async def status(directory: str, since_ns: int = 0) -> control.Reply:

@@ -45,9 +45,10 @@ class Layers:
 
     def shortest(self, keys: Sequence[str]) -> tuple[str, ...]:
         """The shortest chain that shows the same: layers that stand for several take the place of those."""
-        for flat in self.table.covering(keys):
-            return (flat.key, *keys[len(flat.covers) :])
-        return tuple(keys)
+        chain = tuple(keys)
+        while flats := self.table.covering(chain):
+            chain = (flats[0].key, *chain[len(flats[0].covers) :])
+        return chain
 
     def _chain(self, keys: Sequence[str]) -> list[Layer]:
         chain = self.table.chain(keys)

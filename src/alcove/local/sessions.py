@@ -6,7 +6,7 @@ import os
 import secrets
 import socket
 from collections import deque
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from functools import cache
 
@@ -15,6 +15,7 @@ from msgspec.structs import replace
 from alcove.contract import (
     InvalidRequest,
     LifecycleError,
+    SandboxIoError,
     SandboxSession,
     SandboxSessionId,
     SandboxSpec,
@@ -56,6 +57,8 @@ _REMOVE_INLINE = 256
 _REAP_AT_ONCE = 4
 #: A session directory under this suffix is on its way out: its session is gone whatever the row says.
 _ENDING = ".ending"
+# overlayfs takes 500; every one of them makes a name that is not there dearer
+_MOST_LAYERS = 64
 #: `metadata.root` of a session whose guest's root owns the root file system.
 OWNED = "host:owned"
 
@@ -377,7 +380,7 @@ class Sessions:
         """What lies below may have been made shorter; and after a snapshot, what the session itself made lies there."""
         if not live.record.layers:
             return
-        shortest = self.layers.shortest(live.record.layers)
+        shortest = await self.shallow(live.record.layers)
         if shortest != live.record.layers:
             live.record = replace(live.record, layers=shortest)
             with self._store.transaction():
@@ -385,6 +388,23 @@ class Sessions:
                 self.layers.table.release(f"session {live.key}")
                 self.layers.table.use(f"session {live.key}", shortest)
         await self.layers.ready(live.record.layers)
+
+    async def shallow(self, keys: Sequence[str]) -> tuple[str, ...]:
+        """A chain that shows the same and is one that the kernel can mount: the longest are not left to the upkeep.
+
+        Raises:
+            LifecycleError: a layer is lost.
+            SandboxIoError: there is no room to flatten it.
+        """
+        shortest = self.layers.shortest(keys)
+        if len(shortest) <= _MOST_LAYERS:
+            return shortest
+        from alcove.local.upkeep import Upkeep
+
+        try:
+            return (await Upkeep(self._store).flatten(shortest),)
+        except OSError as error:
+            raise SandboxIoError(f"{len(shortest)} layers cannot be flattened: {error.strerror}") from None
 
     async def rest(self, live: LiveSession) -> bool:
         """End the processes of a session in which no command runs and to whose files nobody can write; under its lock.

@@ -144,10 +144,10 @@ class SnapshotTable:
         by_key = {layer.key: layer for layer in found}
         return [by_key[key] for key in keys if key in by_key]
 
-    def covering(self, keys: Sequence[str]) -> list[Layer]:
+    def covering(self, keys: tuple[str, ...]) -> list[Layer]:
         """The layers that stand for the lowest of these, those for most of them first."""
         found = self._layers("WHERE covers <> ''", ())
-        fit = [layer for layer in found if layer.covers == tuple(keys[: len(layer.covers)])]
+        fit = [layer for layer in found if len(keys) >= len(layer.covers) and keys[: len(layer.covers)] == layer.covers]
         return sorted(fit, key=lambda layer: len(layer.covers), reverse=True)
 
     def _layers(self, rest: str, parameters: tuple[object, ...]) -> list[Layer]:

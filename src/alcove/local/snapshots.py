@@ -160,7 +160,7 @@ class Snapshots:
             raise LifecycleError(
                 f"snapshot `{reference}` has an owned root file system, which needs Alcove run as root"
             )
-        await self._layers.ready(self._layers.shortest(snapshot.layers))
+        await self._layers.ready(await self._sessions.shallow(snapshot.layers))
 
     async def fork(self, live: LiveSession, spec: SandboxSpec, provision: Provision) -> SandboxSession:
         """Take a snapshot that only the new session is to have, and make that."""

@@ -287,6 +287,20 @@ class Store:
                 raise self._unwritable(error) from None
             raise
 
+    @contextmanager
+    def flushed(self) -> Iterator[None]:
+        """What is committed inside is on the disk when this ends, and with it all that was committed before.
+
+        Raises:
+            SandboxIoError: the disk is full, or has failed.
+        """
+        self._db.execute("PRAGMA synchronous=FULL")
+        try:
+            with self.transaction():
+                yield
+        finally:
+            self._db.execute("PRAGMA synchronous=NORMAL")
+
     def rows(self, query: str, parameters: tuple[object, ...] = ()) -> list[tuple[Any, ...]]:
         """Return what a query finds.
 

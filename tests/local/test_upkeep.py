@@ -1,0 +1,163 @@
+"""What happens to layers behind everybody's back: they become durable, and long chains short, and nobody notices."""
+
+import os
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from alcove.contract import Limited, SandboxSession, SandboxSpec
+from alcove.local.backend import LocalSandbox
+from alcove.local.config import LocalSandboxConfig
+from alcove.local.snapshot_table import SnapshotTable
+from alcove.local.upkeep import DEEP, Upkeep
+from alcove.state.tree import digest
+from tests.local.cell import Cell, live
+
+LOOK = (
+    "find /workspace /tmp /mnt/session/outputs -printf '%p %y %m %s\n' | sort; cat /workspace/f* /tmp/* 2>/dev/null; :"
+)
+
+
+@pytest.fixture
+def upkeep(backend: LocalSandbox) -> Upkeep:
+    return Upkeep(backend._store)
+
+
+async def deep(backend: LocalSandbox, cell: Cell) -> list[str]:
+    """Make a chain that is one too long: each layer adds, changes and deletes."""
+    taken = []
+    for number in range(DEEP + 1):
+        await cell.out(
+            "echo $1 >f$1; echo $1 >changing; rm -f f$(($1 - 2)); rm -rf d; mkdir d; echo $1 >d/$1; echo $1 >>/tmp/t;"
+            " rm -f /mnt/session/outputs/*; echo $1 >/mnt/session/outputs/o$1",
+            str(number),
+        )
+        taken.append((await backend.snapshot(cell.id)).snapshot_id)
+    return taken
+
+
+async def begun(backend: LocalSandbox, reference: str) -> SandboxSession:
+    return await backend.provision(SandboxSpec(rootfs=f"snapshot:{reference}", network_policy=Limited()))
+
+
+async def seen(backend: LocalSandbox, reference: str) -> str:
+    cell = Cell(backend, await begun(backend, reference))
+    try:
+        return await cell.out(LOOK)
+    finally:
+        await backend.terminate(cell.id)
+
+
+async def forget(backend: LocalSandbox) -> None:
+    for snapshot in backend.snapshots():
+        await backend.delete_snapshot(snapshot.snapshot_id)
+
+
+@pytest.mark.user
+async def test_a_snapshot_becomes_durable_and_its_size_known(
+    backend: LocalSandbox, cell: Cell, upkeep: Upkeep, store: Path
+) -> None:
+    await cell.out("head -c 5000 /dev/zero >zeros; mkdir d; echo x >d/x")
+    snapshot = await backend.snapshot(cell.id)
+    assert (snapshot.metadata["durable"], snapshot.metadata.get("bytes")) == ("false", None)
+    assert upkeep.due()
+    await upkeep.run()
+    assert not upkeep.due()
+    (after,) = backend.snapshots()
+    assert {name: after.metadata[name] for name in ("durable", "bytes", "files")} == {
+        "durable": "true",
+        "bytes": "5002",
+        "files": "2",
+    }
+    (layer,) = SnapshotTable(backend._store).layers().values()
+    fd = os.open(store / "layers" / layer.key, os.O_RDONLY)
+    try:
+        assert layer.digest == digest(fd)
+    finally:
+        os.close(fd)
+    await forget(backend)
+
+
+@pytest.mark.user
+async def test_a_long_chain_becomes_one_layer_that_shows_the_same(
+    backend: LocalSandbox, cell: Cell, upkeep: Upkeep, store: Path
+) -> None:
+    taken = await deep(backend, cell)
+    before = {reference: await seen(backend, reference) for reference in (taken[0], taken[-1])}
+    assert backend.find_snapshot(taken[-1]).metadata["layers"] == str(DEEP + 1)
+    await upkeep.run()
+    assert backend.find_snapshot(taken[-1]).metadata["layers"] == "1"
+    assert {reference: await seen(backend, reference) for reference in before} == before
+    await cell.out("echo later >later")  # the session itself goes on over the one layer from its next start on
+    last = await backend.snapshot(cell.id)
+    assert last.metadata["layers"] == "2"
+    assert "later" in await seen(backend, last.snapshot_id)
+    await forget(backend)
+    await backend.terminate(cell.id)
+    assert list((store / "layers").iterdir()) == []
+
+
+@pytest.mark.user
+async def test_a_session_that_runs_keeps_its_layers_until_it_is_begun_again(
+    backend: LocalSandbox, cell: Cell, upkeep: Upkeep
+) -> None:
+    taken = await deep(backend, cell)
+    running = Cell(backend, await begun(backend, taken[-1]))
+    before = await running.out(LOOK)
+    await upkeep.run()
+    for reference in taken:
+        await backend.delete_snapshot(reference)
+    await backend.terminate(cell.id)
+    assert await running.out(LOOK) == before
+    await backend.snapshot(running.id)  # which ends its processes: it begins again over what is left
+    assert await running.out(LOOK) == before
+    await backend.terminate(running.id)
+    await forget(backend)
+
+
+@pytest.mark.user
+async def test_what_nobody_uses_any_more_is_not_flattened(
+    backend: LocalSandbox, cell: Cell, upkeep: Upkeep, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await deep(backend, cell)
+    copy = Upkeep._copy
+
+    def gone_meanwhile(self: Upkeep, *arguments: object) -> None:
+        copy(self, *arguments)  # type: ignore[arg-type]
+        with sqlite3.connect(store / "store.db") as database:
+            database.execute("DELETE FROM uses")
+            database.execute("DELETE FROM layers")
+
+    monkeypatch.setattr(Upkeep, "_copy", gone_meanwhile)
+    layers = set((store / "layers").iterdir())
+    await upkeep.run()
+    assert set((store / "layers").iterdir()) == layers  # nothing new, and what is nobody's is the next sweep's
+    await backend.terminate(cell.id)
+    await forget(backend)
+    await backend.recover()
+    assert list((store / "layers").iterdir()) == []
+
+
+@pytest.mark.root
+class TestOwned:
+    @pytest.fixture
+    def config(self, store: Path) -> LocalSandboxConfig:
+        return LocalSandboxConfig(root_dir=str(store), rootfs="owned")
+
+    async def test_what_a_chain_deletes_of_the_hosts_stays_deleted(
+        self, backend: LocalSandbox, cell: Cell, upkeep: Upkeep
+    ) -> None:
+        await cell.out(
+            "rm -r /usr/share/doc; rm /etc/hostname 2>/dev/null; mkdir /usr/share/doc; echo mine >/usr/share/doc/mine"
+        )
+        for number in range(DEEP + 1):
+            await cell.out(f"echo {number} >/usr/local/f{number}; echo {number} >/etc/changing")
+            last = await backend.snapshot(cell.id)
+        await upkeep.run()
+        assert backend.find_snapshot(last.snapshot_id).metadata["layers"] == "1"
+        async with live(backend, SandboxSpec(rootfs=f"snapshot:{last.snapshot_id}", network_policy=Limited())) as fork:
+            assert (
+                await fork.out("ls /usr/share/doc; ls /usr/local | grep -c '^f'; cat /etc/changing") == "mine\n9\n8\n"
+            )
+        await forget(backend)
