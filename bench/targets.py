@@ -44,6 +44,8 @@ BARE = "subprocess.run"
 IMPORT_ASYNCIO = "python -c 'import asyncio'"
 DIRECT = "direct"
 CLOSED = "alcove, no network"
+FRESH = "fresh session"
+_LARGE = "1 GB in 10,000 files"
 
 TARGETS: tuple[Target, ...] = (
     Target("live", "live", "time", BARE, "<=", 1.3, "/bin/true in a live session"),
@@ -65,6 +67,13 @@ TARGETS: tuple[Target, ...] = (
     Target("egress-one", "egress-one", "throughput", DIRECT, ">=", 0.5, "one download of 200 MB"),
     Target("egress-new", "egress-new", "create", CLOSED, "<=", 1.3, "a new session with an allow-list"),
     Target("egress-memory", "egress-memory", "growth", None, "<=", 1.0, "10,000 connections' memory", unit="MB"),
+    Target("snapshot-small", "snapshot", "time", None, "<=", 10, "a snapshot of 1 MB", unit="ms", contender="1 MB"),
+    Target("snapshot-large", "snapshot", "time", None, "<=", 10, "a snapshot of 1 GB", unit="ms", contender=_LARGE),
+    Target("fork-small", "fork", "time", FRESH, "<=", 1.3, "a fork of 1 MB", contender="fork of 1 MB"),
+    Target("fork-large", "fork", "time", FRESH, "<=", 1.3, "a fork of 1 GB", contender=f"fork of {_LARGE}"),
+    Target("resume", "resume", "time", FRESH, "<=", 1.5, "a suspended session's exec", contender="resumed session"),
+    Target("forks", "forks", "answered", None, ">=", 1000, "forks alive at once that answer", unit="sessions"),
+    Target("reopen", "reopen", "open", None, "<=", 2, "1,000 sessions and 1,000 snapshots opened", unit="s"),
     Target("egress-descriptors", "egress-memory", "descriptors", None, "<=", 0, "descriptors left", unit=""),
 )
 

@@ -9,6 +9,7 @@ from bench.cases.output import OUTPUT_CASES
 from bench.cases.phases import COLD, PHASES
 from bench.cases.program import PROGRAM
 from bench.cases.rates import LIVE_RATE, NEW_RATE
+from bench.cases.state import STATE_CASES
 from bench.contender import Case
 
 CASES: tuple[Case, ...] = (
@@ -24,5 +25,6 @@ CASES: tuple[Case, ...] = (
     *MEMORY_CASES,
     *OUTPUT_CASES,
     *EGRESS_CASES,
+    *STATE_CASES,
     DENSITY,
 )

@@ -151,9 +151,11 @@ class TestOwned:
         await cell.out(
             "rm -r /usr/share/doc; rm /etc/hostname 2>/dev/null; mkdir /usr/share/doc; echo mine >/usr/share/doc/mine"
         )
+        taken = []
         for number in range(DEEP + 1):
             await cell.out(f"echo {number} >/usr/local/f{number}; echo {number} >/etc/changing")
-            last = await backend.snapshot(cell.id)
+            taken.append(await backend.snapshot(cell.id))
+        last = taken[-1]
         await upkeep.run()
         assert backend.find_snapshot(last.snapshot_id).metadata["layers"] == "1"
         async with live(backend, SandboxSpec(rootfs=f"snapshot:{last.snapshot_id}", network_policy=Limited())) as fork:
