@@ -267,6 +267,7 @@ class LocalSandbox:
 
     async def _execute(self, live: LiveSession, request: ExecRequest, make: MakeExecution) -> Outcome:
         connection = await self._connect(live, debug=request.debug)  # first: the command's monitor is born meanwhile
+        running, groups = live.record.processes, live.record.groups
         try:
             command = self._command(live, request)
         except BaseException:
@@ -275,14 +276,15 @@ class LocalSandbox:
         execution = make(
             connection,
             command,
-            lambda: processes.ask_to_end(live.record.processes),
+            lambda: processes.ask_to_end(running),
             lambda fds: control.leave_pipes(live.directory, fds),
         )
         try:
             return await execution.run()
         finally:
             if execution.session_ended:  # the next exec must not meet what is still on its way out
-                await asyncio.shield(processes.stop(live.record.processes, live.record.groups))
+                # but for what another exec may have brought back meanwhile, in groups of the same names
+                await asyncio.shield(processes.end_warden(running, groups))
 
     def _command(self, live: LiveSession, request: ExecRequest) -> Command:
         user = requests.effective_user(request.user or live.spec.user, ranged=self._host.root)
