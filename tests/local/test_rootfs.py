@@ -3,6 +3,7 @@
 
 import errno
 import os
+import re
 import shutil
 import stat
 import subprocess
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from alcove.contract import InvalidRequest, LifecycleError
+from alcove.contract import InvalidRequest, LifecycleError, Limited, SandboxSpec
 from alcove.local.backend import LocalSandbox
 from alcove.local.config import LocalSandboxConfig
 from tests.local.cell import Cell, live, mark
@@ -358,9 +359,11 @@ async def test_sys_is_a_stub(cell: Cell) -> None:
 
 @USER
 async def test_the_host_has_a_name_of_its_own(cell: Cell) -> None:
-    assert await cell.out("hostname; cat /etc/hostname; uname -n") == "alcove\n" * 3
+    names = (await cell.out("hostname; cat /etc/hostname; uname -n")).split()
+    assert len(set(names)) == 1
+    assert re.fullmatch("alcove-[0-9a-f]{8}", names[0])
     assert os.uname().nodename != "alcove"
-    assert (await cell.exec("getent", ["hosts", "alcove"])).stdout.split()[:2] == ["127.0.0.1", "localhost"]
+    assert (await cell.exec("getent", ["hosts", names[0]])).stdout.split()[:2] == ["127.0.0.1", "localhost"]
     assert (await cell.exec("getent", ["hosts", "localhost"])).success
 
 
@@ -374,6 +377,20 @@ print(getpass.getuser(), pwd.getpwuid(os.getuid()).pw_dir, os.path.expanduser("~
 """
     assert (await cell.python(program)).stdout == "root /workspace /workspace\n"
     assert await cell.out("id -un; whoami; ls -ld ~ | cut -d' ' -f3") == "root\nroot\nroot\n"
+
+
+@USER
+async def test_each_session_is_somebody_else(backend: LocalSandbox, cell: Cell) -> None:
+    program = "hostname; cat /etc/hostname /etc/machine-id /etc/hosts"
+    async with live(backend) as other:
+        assert await cell.out(program) != await other.out(program)
+    snapshot = await backend.snapshot(cell.id)
+    before = await cell.out(program)  # by other processes than before: it is still who it was
+    spec = SandboxSpec(rootfs=f"snapshot:{snapshot.snapshot_id}", network_policy=Limited())
+    async with live(backend, spec) as one, live(backend, spec) as two:
+        assert len({await each.out(program) for each in (cell, one, two)}) == 3
+        assert await cell.out(program) == before
+    await backend.delete_snapshot(snapshot.snapshot_id)
 
 
 @USER

@@ -13,8 +13,9 @@ from tests.security.supervisors import CLOSED, Supervisors, new_backend
 pytestmark = [pytest.mark.security, pytest.mark.user]
 
 DEEDS = ("snapshot", "fork", "begin", "end")
-#: Each n-th event; `make soak` takes them all (tests/soak).
+#: Each n-th event; `make soak` takes them all, so often.
 STEP = 2
+REPEATS = 20
 
 
 class World:
@@ -121,3 +122,11 @@ async def test_sr01_killed_at_any_point(supervisors: Supervisors, deed: str) -> 
 async def test_sr08_an_error_anywhere_is_ours_and_loses_nothing(supervisors: Supervisors, deed: str, kind: str) -> None:
     _, foreign = await struck_everywhere(supervisors, deed, kind, 2 * STEP)
     assert foreign == {}
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize("deed", DEEDS)
+async def test_sr01_killed_at_every_point_twenty_times(supervisors: Supervisors, deed: str) -> None:
+    for _ in range(REPEATS):
+        await struck_everywhere(supervisors, deed, "kill", 1)

@@ -1,4 +1,4 @@
-"""The few files of /etc that a session needs of its own, generated once and shared by all that need the same.
+"""The few files of /etc that a session needs of its own: generated once and shared, but for those of its identity.
 
 Users of the host do not show; `nobody` stands for every id that the session does not map.
 """
@@ -6,14 +6,36 @@ Users of the host do not show; `nobody` stands for every id that the session doe
 import os
 import zlib
 from contextlib import suppress
+from hashlib import blake2s
+
+from msgspec import Struct
 
 from alcove.contract import SandboxIoError
 from alcove.local.removal import remove_tree
 
-HOSTNAME = "alcove"
 # a question that a service took along when it died is asked again after a second, not after five (resolv.conf(5))
 _RESOLVER_OPTIONS = "options timeout:1 attempts:5\n"
-_MACHINE_ID = "616c636f766500000000000000000000"
+
+
+class Identity(Struct, frozen=True):
+    """What tells a session from every other, inside: of two forks of one snapshot each has its own."""
+
+    hostname: str
+    machine_id: str
+
+    def files(self) -> dict[str, str]:
+        """The files of /etc that say so."""
+        return {
+            "hosts": f"127.0.0.1 localhost {self.hostname}\n::1 localhost ip6-localhost ip6-loopback\n",
+            "hostname": f"{self.hostname}\n",
+            "machine-id": f"{self.machine_id}\n",
+        }
+
+
+def identity(key: str) -> Identity:
+    """Return the identity of the session that has `key`, which it does not tell."""
+    digest = blake2s(key.encode(), digest_size=16).hexdigest()
+    return Identity(hostname=f"alcove-{digest[:8]}", machine_id=digest)
 
 
 def generate(store: str, *, nameserver: str | None, users: bool) -> str:
@@ -61,9 +83,6 @@ def _files(*, nameserver: str | None, users: bool) -> dict[str, str]:
         "group": "\n".join(groups) + "\n",
         "shadow": "".join(f"{name}:*:19000:0:99999:7:::\n" for name in names),
         "gshadow": "root:*::\n",
-        "hosts": f"127.0.0.1 localhost {HOSTNAME}\n::1 localhost ip6-localhost ip6-loopback\n",
-        "hostname": f"{HOSTNAME}\n",
-        "machine-id": f"{_MACHINE_ID}\n",
         "resolv.conf": f"nameserver {nameserver}\n{_RESOLVER_OPTIONS}" if nameserver else _resolv_conf(),
     }
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from msgspec import Struct
 
+from alcove.local.etc import Identity
 from alcove.local.operations import Tree
 
 #: Where a command starts, and its HOME.
@@ -103,6 +104,7 @@ class SessionPlaces(Struct, frozen=True):
     memory: str
     memory_is_own: bool
     etc: str
+    identity: Identity
     idmap: bool
     base_id: int | None
     shm_bytes: int | None

@@ -17,7 +17,8 @@ from alcove.local.parts import Part
 #: Directories that every host has, for what is staged besides the host's directories themselves.
 STAGE = "/proc"
 _LAYERS_STAGE = "/dev"
-_COVERED = "tmp"
+#: In the new root, where /tmp will cover it: files of /etc that come from no directory of the host's.
+OWN_ETC = "tmp/etc"
 
 _READ_ONLY = Tree.RDONLY | Tree.NOSUID | Tree.NODEV
 # What an owned root could read as its own, and is not to: keys, and the sessions' store (in `Layout.hidden`)
@@ -44,13 +45,12 @@ def veiled_together(layout: Layout, etc: str) -> Iterator[bytes]:
     The clone of the host's root has no mounts beneath it, so this is for root, and for what is no mount itself. Our
     layer lies in the new root, where /tmp will cover it: in the store it would be part of the other layer (ELOOP).
     """
-    yield operation(Kind.DIRECTORY, f"{_COVERED}/etc", n0=0o755)
     for name in os.listdir(etc):
         with open(f"{etc}/{name}", "rb") as file:
-            yield operation(Kind.FILE, f"{_COVERED}/etc/{name}", file.read(), n0=0o644)
+            yield operation(Kind.FILE, f"{OWN_ETC}/{name}", file.read(), n0=0o644)
     flags = _READ_ONLY | layout.tree_flags | Tree.NOT_RECURSIVE | Tree.STAGE
     yield operation(Kind.TREE, "/", STAGE, flags=flags)
-    yield operation(Kind.OVERLAY, STAGE, f"{_COVERED}:{STAGE}", flags=_READ_ONLY | Tree.STAGE)
+    yield operation(Kind.OVERLAY, STAGE, f"{os.path.dirname(OWN_ETC)}:{STAGE}", flags=_READ_ONLY | Tree.STAGE)
     for name in layout.together:
         yield operation(Kind.TREE, f"{STAGE}/{name}", name, flags=_READ_ONLY | Tree.NOT_RECURSIVE)
 

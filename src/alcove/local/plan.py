@@ -8,7 +8,6 @@ from msgspec import Struct
 from alcove.contract import InvalidRequest, SandboxSpec, Unrestricted
 from alcove.local import landlock, rootfs, seccomp
 from alcove.local.cgroups import OWN_PROCESSES, Groups
-from alcove.local.etc import HOSTNAME
 from alcove.local.host import Host
 from alcove.local.layout import Layout, SessionPlaces
 from alcove.local.operations import Kind, operation
@@ -75,7 +74,7 @@ def build(
     shared_network = isinstance(spec.network_policy, Unrestricted)
     encoded = b"".join(
         [
-            *_namespaces(host, shared_network=shared_network, base_id=base_id),
+            *_namespaces(host, places.identity.hostname, shared_network=shared_network, base_id=base_id),
             *_groups(groups),
             *_limits(resources),
             _confinement(host.arch, host.landlock_abi, set_id=spec.set_id),
@@ -85,7 +84,7 @@ def build(
     return LaunchPlan(encoded=encoded, isolation=_isolation(host.landlock_abi, groups, shared_network=shared_network))
 
 
-def _namespaces(host: Host, *, shared_network: bool, base_id: int | None) -> Iterable[bytes]:
+def _namespaces(host: Host, hostname: str, *, shared_network: bool, base_id: int | None) -> Iterable[bytes]:
     mask = _CLONE_NEWUSER | _CLONE_NEWNS | _CLONE_NEWIPC | _CLONE_NEWUTS
     if not shared_network:
         mask |= _CLONE_NEWNET
@@ -93,7 +92,7 @@ def _namespaces(host: Host, *, shared_network: bool, base_id: int | None) -> Ite
         yield operation(Kind.SYSCTL, "net/ipv4/ip_unprivileged_port_start", "0")
     # a plain user's later attaches are cloned by the warden from the host's tree; root's come along with the request
     yield operation(Kind.NAMESPACES, v0=mask, n0=0 if host.root else 1)
-    yield operation(Kind.HOSTNAME, HOSTNAME)
+    yield operation(Kind.HOSTNAME, hostname)
     if base_id is None:
         yield operation(Kind.MAP_UID, n0=0, n1=host.uid, v0=1)
         yield operation(Kind.MAP_GID, n0=0, n1=host.gid, v0=1)

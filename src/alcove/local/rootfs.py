@@ -12,7 +12,7 @@ from alcove.local.layout import TOOLCHAIN, Layout, SessionPlaces
 from alcove.local.operations import Kind, Tree, operation
 from alcove.local.parts import OUTPUTS, OWN
 
-_ETC_FILES = ("passwd", "group", "shadow", "gshadow", "hosts", "hostname", "resolv.conf", "machine-id")
+_ETC_FILES = ("passwd", "group", "shadow", "gshadow", "resolv.conf")
 # What leaks the host or speaks to it, even to a reader without rights; the rest of /proc is the pid namespace's own.
 _MASKED = (
     "proc/acpi",
@@ -35,7 +35,7 @@ _MASKED = (
 # What every program start opens and maps: through an overlay that costs it a few per cent
 _LINKER_CACHE = "/etc/ld.so.cache"
 # With an owned root the guest's packages keep the users, so those files stay the host's, by copy-on-write
-_OWNED_ETC_FILES = ("hosts", "hostname", "resolv.conf", "machine-id")
+_OWNED_ETC_FILES = ("resolv.conf",)
 _READ_ONLY = Tree.RDONLY | Tree.NOSUID | Tree.NODEV
 _ROOT_BYTES = 16 << 20  # /run is a part of it
 _ROOT_INODES = 8192
@@ -48,7 +48,7 @@ def operations(layout: Layout, places: SessionPlaces) -> list[bytes]:
     As root the trees are handed over by another process, which makes them meanwhile.
     """
     awaited = b"".join((operation(Kind.AWAIT), *overlays.staged(layout, places)))
-    configuration = _configuration(layout, places.etc)
+    configuration = b"".join((*_identity(layout, places), _configuration(layout, places.etc)))
     return [
         _skeleton(layout),
         _toolchain(layout, places.shm_bytes or _SHM_BYTES),
@@ -183,6 +183,15 @@ def _owner_tree(layout: Layout, places: SessionPlaces) -> bytes:
     return operation(Kind.TREE, places.memory, "mnt/memory", flags=flags | Tree.IDMAP_OWNER, **ids)
 
 
+def _identity(layout: Layout, places: SessionPlaces) -> Iterator[bytes]:
+    """The files of /etc that no two sessions share: in a layer of it where it is an overlay, else over it."""
+    yield operation(Kind.DIRECTORY, overlays.OWN_ETC, n0=0o755)
+    for name, text in places.identity.files().items():
+        yield operation(Kind.FILE, f"{overlays.OWN_ETC}/{name}", text, n0=0o644)
+        if "etc" not in layout.veiled and os.path.isfile(f"/etc/{name}") and not os.path.islink(f"/etc/{name}"):
+            yield operation(Kind.TREE, f"{overlays.OWN_ETC}/{name}", f"etc/{name}", flags=_READ_ONLY)
+
+
 def _etc(layout: Layout, directory: str) -> Iterator[bytes]:
     """Our own files over those of the host's /etc.
 
@@ -194,7 +203,7 @@ def _etc(layout: Layout, directory: str) -> Iterator[bytes]:
         else:
             flags = _READ_ONLY | layout.tree_flags | Tree.STAGE
             yield operation(Kind.TREE, directory, overlays.STAGE, flags=flags)
-            yield from overlays.veiled(layout, "etc", above=(overlays.STAGE,))
+            yield from overlays.veiled(layout, "etc", above=(overlays.OWN_ETC, overlays.STAGE))
         if os.path.isfile(_LINKER_CACHE):
             direct = _READ_ONLY | layout.tree_flags | Tree.NOT_RECURSIVE
             yield operation(Kind.TREE, _LINKER_CACHE, _LINKER_CACHE, flags=direct)

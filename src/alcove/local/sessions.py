@@ -303,6 +303,7 @@ class Sessions:
             memory=memory,
             memory_is_own=self._config.memory_dir is None,
             etc=self._etc[isinstance(live.spec.network_policy, Unrestricted)],
+            identity=etc.identity(live.key),
             idmap=self._host.idmap,
             base_id=live.base_id,
             # memory that no kill frees: half of the limit, so that what runs has the rest
