@@ -1,4 +1,4 @@
-"""The processes that serve sessions with an allow-list: they outlast the last one a little, and no test waits."""
+"""The services of a store, and their keepers: they outlast the last session a little, and no test waits."""
 
 import os
 import select
@@ -14,10 +14,15 @@ WITHIN_S = 10.0
 
 
 def end(store: Path) -> None:
-    """End the keeper of a store, and its service, where there is one."""
-    if (pid := _keeper(store)) is None:
+    """End the keepers of a store, and their services, where there are any."""
+    for service in (keeper.EGRESS, keeper.CHORES):
+        _end(keeper_of(store, service))
+
+
+def _end(pid: int | None) -> None:
+    if pid is None:
         return
-    pids = [pid, *_children(pid)]
+    pids = [pid, *children(pid)]
     pidfds = [fd for each in pids if (fd := _opened(each)) is not None]
     try:
         with suppress(ProcessLookupError):
@@ -29,13 +34,14 @@ def end(store: Path) -> None:
             os.close(fd)
 
 
-def _keeper(store: Path) -> int | None:
-    with suppress(OSError), keeper.reach(str(store)) as connection:
+def keeper_of(store: Path, service: keeper.Service) -> int | None:
+    """Return the keeper of a service."""
+    with suppress(OSError), keeper.reach(str(store), service) as connection:
         return int(struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0])
     return None
 
 
-def _children(pid: int) -> list[int]:
+def children(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 

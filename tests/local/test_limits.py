@@ -270,14 +270,7 @@ async def test_wall_time_bounds_each_exec(backend: LocalSandbox) -> None:
 
 @pytest.mark.user
 async def test_what_there_is_no_mechanism_for_is_refused_or_told(backend: LocalSandbox) -> None:
-    asked = (
-        (spec(disk_mb=10), spec(disk_mb=10, best_effort=True), "disk_mb=unenforced"),
-        (
-            spec(ResourceLimits(idle_timeout=60)),
-            spec(ResourceLimits(idle_timeout=60), best_effort=True),
-            "idle_timeout=unenforced",
-        ),
-    )
+    asked = ((spec(disk_mb=10), spec(disk_mb=10, best_effort=True), "disk_mb=unenforced"),)
     for strict, best_effort, told in asked:
         with pytest.raises((Unsupported, LifecycleError), match="best_effort"):
             await backend.provision(strict)

@@ -40,7 +40,7 @@ from alcove.contract.rules import (
     validate_policy,
     validate_spec,
 )
-from alcove.local import cgroups, control, host, landlock, limits, native, processes, requests
+from alcove.local import cgroups, control, freezer, host, landlock, limits, native, processes, requests
 from alcove.local.config import LocalSandboxConfig
 from alcove.local.exec import Command, Execution, MakeExecution, NotTaken, Outcome, exit_code
 from alcove.local.launch import DEBUG_SOCKET, EXEC_SOCKET, connect, listen
@@ -57,6 +57,38 @@ if TYPE_CHECKING:
 _DEBUG_VARIANT = 1
 #: Of an exec, while others end or suspend its session again and again.
 _MOST_ATTEMPTS = 16
+#: Seconds in which a warden has told how long its session stood still, or a timeout goes on without.
+_TOLD_WITHIN_S = 0.25
+
+
+class _Surroundings:
+    """What an exec needs of its session."""
+
+    def __init__(self, live: LiveSession, sessions: Sessions, running: processes.Processes | None) -> None:
+        self._live = live
+        self._sessions = sessions
+        self._running = running
+
+    def end(self) -> None:
+        processes.ask_to_end(self._running)
+
+    def leave(self, fds: list[int]) -> None:
+        control.leave_pipes(self._live.directory, fds)
+
+    def stands_still(self) -> bool:
+        return cgroups.frozen(self._live.record.groups)
+
+    async def stood_still(self, since_ns: int) -> float:
+        if self._live.record.groups.unified is None:
+            return 0.0
+        try:
+            status = await freezer.status(self._live.directory, since_ns, within=_TOLD_WITHIN_S)
+        except OSError:  # its warden is gone, or busier than a timeout can wait
+            return 0.0
+        return status.frozen_ns / 1e9
+
+    async def wake(self) -> None:
+        await self._sessions.restart(self._live)
 
 
 class LocalSandbox:
@@ -88,7 +120,11 @@ class LocalSandbox:
     def capabilities(self) -> SandboxCapabilities:
         """What this backend can enforce, here and now."""
         return SandboxCapabilities(
-            local_process_sandbox=True, network_policy=self._host.redirects, snapshot=self._host.layers
+            local_process_sandbox=True,
+            network_policy=self._host.redirects,
+            snapshot=self._host.layers,
+            resume=True,
+            suspend_on_idle=True,
         )
 
     async def recover(self) -> None:
@@ -129,6 +165,11 @@ class LocalSandbox:
         if reference is not None:
             await self._snapshots.ready(reference)
         live = await self._sessions.make(spec, enforced, parent)
+        try:
+            await self._sessions.watch(live)
+        except BaseException:
+            await asyncio.shield(self._sessions.end(live))
+            raise
         return live.view(SandboxState.PROVISIONED)
 
     def _refuse_policy(self, policy: Unrestricted | Limited, *, best_effort: bool) -> None:
@@ -235,10 +276,25 @@ class LocalSandbox:
         if not self._host.layers:
             raise Unsupported(self.name, "snapshots on this kernel: as root they need idmapped mounts (Linux 5.19)")
 
+    # Sleep
+
+    async def suspend(self, session_id: str, /) -> SandboxSession:
+        """Put a session to sleep: without processes nothing of it stays in memory, else they stand still.
+
+        The next exec, attach or change of the network wakes it by itself. Time in which it sleeps is no wall time.
+
+        Raises:
+            LifecycleError: processes run in it, and this host cannot freeze them.
+        """
+        live = self._sessions.live(session_id)
+        await asyncio.shield(self._sessions.suspend(live))
+        return self.session(live.id)
+
     async def resume(self, session_id: str, /) -> SandboxSession:
-        """Refused: `capabilities().resume` is false; a session whose processes are gone comes back by its next exec."""
-        self._sessions.live(session_id)
-        raise Unsupported(self.name, "resume; the next exec brings a suspended session back")
+        """Wake a session up; see `SandboxBackend.resume`. Processes that were killed do not come back, files do."""
+        live = self._sessions.live(session_id)
+        await self._sessions.restart(live)
+        return self.session(live.id)
 
     # Exec
 
@@ -251,6 +307,7 @@ class LocalSandbox:
         live = self._sessions.live(session_id)
         requests.effective_user(request.user or live.spec.user, ranged=self._host.root)
         await self._sessions.policies.keep_served(live)
+        await self._sessions.keep_watched(live)
         try:
             outcome = await self._begun(live, request, make)
         except OSError as error:
@@ -273,12 +330,7 @@ class LocalSandbox:
         except BaseException:
             connection.close()
             raise
-        execution = make(
-            connection,
-            command,
-            lambda: processes.ask_to_end(running),
-            lambda fds: control.leave_pipes(live.directory, fds),
-        )
+        execution = make(connection, command, _Surroundings(live, self._sessions, running))
         try:
             return await execution.run()
         finally:
@@ -349,10 +401,7 @@ class LocalSandbox:
         live = self._sessions.live(session_id)
         validate_mount(mount)
         self._mounter.check(mount, live.spec)
-        if not processes.alive(live.record.processes):
-            await self._sessions.restart(live)
-        async with live.lock, self._sessions.locked(live):
-            self._sessions.refresh(live)
+        async with self._sessions.awake(live):
             view = live.view(SandboxState.RUNNING)
             taken = [resolved.target for resolved in view.mounts if not replaces_memory_mount(resolved.target)]
             validate_mount(mount, [*taken, *(attached.target for attached in live.record.attached)])
@@ -397,6 +446,7 @@ class LocalSandbox:
         live = self._sessions.live(session_id)
         async with live.lock, self._sessions.locked(live):
             self._sessions.refresh(live)
+            await self._sessions.suspension.wake(live)
             before = live.spec
             policy = change(before.network_policy)
             self._refuse_policy(policy, best_effort=before.best_effort)
@@ -457,12 +507,12 @@ class LocalSandbox:
         if not processes.alive(live.record.processes):
             return
         try:
-            running = (await control.ask(live.directory, operation(Kind.STATUS))).processes
+            reply = await freezer.end_if_empty(live.directory)
         except (OSError, TimeoutError) as error:
             raise NetworkPolicyError(f"session `{live.id}` does not answer: {error}") from None
-        if running:
+        if reply.error:
             raise NetworkPolicyError(
-                f"{running} processes run in session `{live.id}`, and a process keeps the network it was born with: "
-                "end them, or make a new session"
+                f"{reply.processes or reply.execs} processes run in session `{live.id}`, and a process keeps the "
+                "network it was born with: end them, or make a new session"
             )
         await processes.stop(live.record.processes, live.record.groups)

@@ -215,6 +215,21 @@ def kill(groups: Groups) -> None:
             _write(f"{groups.unified}/cgroup.kill", "1")  # Linux 5.14
 
 
+def frozen(groups: Groups) -> bool:
+    """Tell whether the session's processes are held still, or are about to be."""
+    return groups.unified is not None and _read(f"{groups.unified}/cgroup.freeze").startswith("1")
+
+
+def cpu_used(groups: Groups) -> float | None:
+    """Seconds of processor time that everything of the session has used; None where the kernel does not count them."""
+    if groups.unified is not None:
+        for line in _read(f"{groups.unified}/cpu.stat").splitlines():  # there without a controller
+            name, _, microseconds = line.partition(" ")
+            if name == "usage_usec":
+                return int(microseconds) / 1e6
+    return None
+
+
 def populated(groups: Groups) -> bool:
     """Tell whether any process is left that `kill` would end."""
     return groups.unified is not None and bool(_read(f"{groups.unified}/cgroup.procs"))

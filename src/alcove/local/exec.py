@@ -5,18 +5,22 @@ The end of the connection is the order to kill the tree, so a caller that dies l
 
 import asyncio
 import errno
+import fcntl
 import os
 import select
 import socket
+import termios
+import time
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from functools import cache
 from struct import Struct as Layout
+from typing import Any, Protocol
 
 from msgspec import Struct
 
-from alcove.contract import ExecError, InvalidRequest
+from alcove.contract import ExecError, InvalidRequest, SandboxError
 from alcove.local.capture import Capture
 from alcove.local.launch import sealed
 from alcove.local.operations import Kind, Stdio, operation
@@ -25,6 +29,10 @@ from alcove.local.operations import Kind, Stdio, operation
 ESCALATE_AFTER_S = 0.25
 #: After that, until we stop waiting for its last word.
 _GIVE_UP_AFTER_S = 0.2
+#: After which a request is read, on a machine that is not overloaded.
+_READ_WITHIN_S = 0.1
+#: Between two looks at a session that stands still when a command's time might be up.
+_LOOK_AGAIN_S = 0.25
 _MOST_MESSAGE = 48 << 10
 _MESSAGE = Layout("<Iiii")
 _STARTED, _EXITED, _FAILED = 1, 2, 3
@@ -59,20 +67,36 @@ class NotTaken(ExecError):  # noqa: N818 - not for callers
     """The request was never read, so that it may be sent again."""
 
 
-class Execution:
-    """A running exec. `end_session` ends every process of the session; `leave` takes pipes that others still hold."""
+class Surroundings(Protocol):
+    """What an exec needs of the session that it runs in."""
 
-    def __init__(
-        self,
-        connection: socket.socket,
-        command: Command,
-        end_session: Callable[[], None],
-        leave: Callable[[list[int]], None],
-    ) -> None:
+    def end(self) -> None:
+        """End every process of the session, without waiting for it."""
+
+    def leave(self, fds: list[int]) -> None:
+        """Take pipes that others still hold."""
+
+    def stands_still(self) -> bool:
+        """Tell whether its processes are frozen now."""
+
+    async def stood_still(self, since_ns: int) -> float:
+        """For how many seconds they were since then (time.monotonic_ns()); bounded, and 0 where nobody can tell."""
+
+    async def wake(self) -> None:
+        """Let them go on.
+
+        Raises:
+            SandboxError: they cannot.
+        """
+
+
+class Execution:
+    """A running exec."""
+
+    def __init__(self, connection: socket.socket, command: Command, session: Surroundings) -> None:
         self._connection = connection
         self._command = command
-        self._end_session = end_session
-        self._leave = leave
+        self._session = session
         self._loop = asyncio.get_running_loop()
         self._done: asyncio.Future[int | None] = self._loop.create_future()
         self._timers: list[asyncio.TimerHandle] = []
@@ -83,6 +107,8 @@ class Execution:
         self._killing = False
         self._timed_out = False
         self._reset = False
+        self._began = time.monotonic_ns()
+        self._asking: dict[Callable[[], Coroutine[Any, Any, None]], asyncio.Task[None]] = {}
         #: True when the session's processes ended under the command, or had to be ended to end it.
         self.session_ended = False
 
@@ -94,8 +120,7 @@ class Execution:
         """
         try:
             self._start()
-            if self._command.timeout is not None:
-                self._after(self._command.timeout, self._time_out)
+            self._time()
             try:
                 status = await self._done
             except asyncio.CancelledError:
@@ -106,6 +131,11 @@ class Execution:
             self._close()
 
     # The start
+
+    def _time(self) -> None:
+        if self._command.timeout is not None:
+            self._after(self._command.timeout, self._time_out)
+        self._after(_READ_WITHIN_S, self._look_whether_read, _READ_WITHIN_S)
 
     def _start(self) -> None:
         """Send the request first: the command is born while we get ready to listen to it."""
@@ -235,14 +265,49 @@ class Execution:
 
     # The end
 
-    def _after(self, seconds: float, call: Callable[[], None]) -> None:
-        self._timers.append(self._loop.call_later(seconds, call))
+    def _after(self, seconds: float, call: Callable[..., None], *arguments: object) -> None:
+        self._timers.append(self._loop.call_later(seconds, call, *arguments))
+
+    def _ask(self, asking: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        if asking not in self._asking or self._asking[asking].done():
+            self._asking[asking] = self._loop.create_task(asking())
 
     def _time_out(self) -> None:
         self._ready()  # a result that is there already is the truth
         if not self._done.done():
-            self._timed_out = True
-            self._kill()
+            self._ask(self._judge_time)
+
+    async def _judge_time(self) -> None:
+        """Time in which the session stood still is not the command's."""
+        stood = await self._session.stood_still(self._began)
+        left = (self._command.timeout or 0.0) + stood - (time.monotonic_ns() - self._began) / 1e9
+        if self._done.done() or self._killing:
+            return
+        if stood and left > 0:
+            self._after(max(left, _LOOK_AGAIN_S) if self._session.stands_still() else left, self._time_out)
+            return
+        self._timed_out = True
+        self._kill()
+
+    def _look_whether_read(self, waited: float) -> None:
+        """A request that came just before its session was frozen is one more reason to wake it."""
+        if self._done.done() or not _unread(self._connection):
+            return
+        self._wake_if_still()
+        self._after(min(2 * waited, 1.0), self._look_whether_read, min(2 * waited, 1.0))
+
+    def _wake_if_still(self) -> bool:
+        still = self._session.stands_still()
+        if still:
+            self._ask(self._wake)
+        return still
+
+    async def _wake(self) -> None:
+        try:
+            await self._session.wake()
+        except (SandboxError, OSError) as error:
+            if not self._done.done():
+                self._done.set_exception(ExecError(f"the session does not wake up: {error}"))
 
     def _kill(self) -> None:
         if self._killing or self._done.done():
@@ -255,8 +320,11 @@ class Execution:
     def _escalate(self) -> None:
         if self._done.done():
             return
+        if self._wake_if_still():  # the order has not been read: it is, as soon as they go on
+            self._after(ESCALATE_AFTER_S, self._escalate)
+            return
         self.session_ended = True
-        self._end_session()
+        self._session.end()
         self._after(_GIVE_UP_AFTER_S, self._give_up)
 
     def _give_up(self) -> None:
@@ -284,7 +352,7 @@ class Execution:
             if not capture.eof:
                 held.append(capture.fd)
         if held and not self._timed_out:
-            self._leave(held)
+            self._session.leave(held)
         stdout, stderr = (capture.result() for capture in self._captures.values())
         return self._told(status, stdout, stderr)
 
@@ -302,6 +370,8 @@ class Execution:
     def _close(self) -> None:
         for timer in self._timers:
             timer.cancel()
+        for task in self._asking.values():
+            task.cancel()
         self._loop.remove_reader(self._epoll.fileno())
         self._epoll.close()
         self._connection.close()
@@ -324,5 +394,12 @@ def exit_code(status: int) -> tuple[int, int | None]:
     return os.waitstatus_to_exitcode(status), None
 
 
-#: Makes what follows a command, of a connection, the command, an end for the session, and a home for pipes left behind.
-MakeExecution = Callable[[socket.socket, Command, Callable[[], None], Callable[[list[int]], None]], Execution]
+def _unread(connection: socket.socket) -> bool:
+    """Tell whether something that we sent has not been read (SIOCOUTQ of unix(7))."""
+    waiting = array("i", [0])
+    fcntl.ioctl(connection, termios.TIOCOUTQ, waiting)
+    return waiting[0] > 0
+
+
+#: Makes what follows a command.
+MakeExecution = Callable[[socket.socket, Command, Surroundings], Execution]

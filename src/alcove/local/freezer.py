@@ -77,13 +77,13 @@ async def end_if_empty(directory: str, places: Iterable[str] = ()) -> control.Re
         pause *= 2  # a spawner that is stopped again and again reaps nothing on a busy machine
 
 
-async def status(directory: str, since_ns: int = 0) -> control.Reply:
+async def status(directory: str, since_ns: int = 0, *, within: float = _ANSWER_WITHIN_S) -> control.Reply:
     """Who lives in a session, and how long it has stood still since `since_ns` (time.monotonic_ns()).
 
     Raises:
         OSError: the warden is gone.
     """
-    return await control.ask(directory, operation(Kind.STATUS, v0=since_ns), within=_ANSWER_WITHIN_S)
+    return await control.ask(directory, operation(Kind.STATUS, v0=since_ns), within=within)
 
 
 def _check(reply: control.Reply) -> None:

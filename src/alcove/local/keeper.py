@@ -1,7 +1,8 @@
-"""The keeper: one small helper per user and store, started by whoever needs it first, gone soon after the last session.
+"""The keeper of a service: one small helper per user and store, started by whoever needs the service first.
 
-It holds the socket of the egress service and starts the service again when that dies; a request that comes meanwhile
-waits in the socket's queue. The service it starts serves again what the store says. Nothing else depends on it.
+It holds the service's socket and starts the service again when that dies; a request that comes meanwhile waits in the
+socket's queue. The service goes on with what the store says, and ends, its keeper with it, when it has nothing left to
+do. Nothing else depends on either.
 """
 
 import asyncio
@@ -12,57 +13,76 @@ import socket
 import sys
 from contextlib import suppress
 
-from alcove.contract import NetworkPolicyError
+from msgspec import Struct
+
+from alcove.contract import LifecycleError, NetworkPolicyError, SandboxError
 from alcove.local.launch import connect, listen
 from alcove.local.readiness import readable
 
-#: Seconds after the last session has gone.
+#: Seconds for which a service stays that has nothing left to do.
 LINGER_S = 5.0
 _START_WITHIN_S = 20.0
-_SOCKET = "egress.sock"
 _READY_FD = 3
 #: A service that dies again and again is given up after so many times in a row.
 _MOST_DEATHS = 20
 _SETTLED_S = 2.0
 
 
-def reach(root: str) -> socket.socket:
-    """A connection to the service, not blocking.
+class Service(Struct, frozen=True):
+    """What a keeper keeps: `module` has an async `run(root, listener)`; NAME.sock, .start and .err are in the store."""
+
+    name: str
+    module: str
+    failure: type[SandboxError]
+
+    @property
+    def socket(self) -> str:
+        """The name of its socket."""
+        return f"{self.name}.sock"
+
+
+EGRESS = Service("egress", "alcove.local.egress_service", NetworkPolicyError)
+CHORES = Service("chores", "alcove.local.chores", LifecycleError)
+_SERVICES = {service.name: service for service in (EGRESS, CHORES)}
+
+
+def reach(root: str, service: Service = EGRESS) -> socket.socket:
+    """A connection to a service, not blocking.
 
     Raises:
         OSError: nobody listens.
     """
-    return connect(root, _SOCKET)
+    return connect(root, service.socket)
 
 
-async def ensure(root: str) -> None:
-    """Have a keeper.
+async def ensure(root: str, service: Service = EGRESS) -> None:
+    """Have a service and its keeper.
 
     Raises:
-        NetworkPolicyError: it does not start; its log tells why.
+        SandboxError: it does not start (the service's `failure`); its log tells why.
     """
-    if not _listens(root):
-        await start(root)
+    if not _listens(root, service):
+        await start(root, service)
 
 
-async def start(root: str) -> None:
+async def start(root: str, service: Service = EGRESS) -> None:
     """Start a keeper, unless one is there.
 
     Raises:
-        NetworkPolicyError: it does not start; its log tells why.
+        SandboxError: it does not start (the service's `failure`); its log tells why.
     """
-    lock = os.open(f"{root}/egress.start", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    lock = os.open(f"{root}/{service.name}.start", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         await asyncio.to_thread(fcntl.flock, lock, fcntl.LOCK_EX)
-        if not _listens(root):
-            await _start(root)
+        if not _listens(root, service):
+            await _start(root, service)
     finally:
         os.close(lock)
 
 
-def _listens(root: str) -> bool:
+def _listens(root: str, service: Service) -> bool:
     try:
-        reach(root).close()
+        reach(root, service).close()
     except BlockingIOError:
         return True  # its queue is full: somebody is there
     except OSError:
@@ -70,24 +90,24 @@ def _listens(root: str) -> bool:
     return True
 
 
-async def _start(root: str) -> None:
+async def _start(root: str, service: Service) -> None:
     reading, writing = os.pipe2(os.O_CLOEXEC)
     try:
-        log = os.open(f"{root}/egress.err", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        log = os.open(f"{root}/{service.name}.err", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
-            _spawn(root, log, writing)
+            _spawn(root, service, log, writing)
         finally:
             os.close(log)
             os.close(writing)
         if not await readable(reading, _START_WITHIN_S) or os.read(reading, 1) != b"r":
-            raise NetworkPolicyError(f"the egress service does not start; {root}/egress.err tells why")
+            raise service.failure(f"the {service.name} service does not start; {root}/{service.name}.err tells why")
     finally:
         os.close(reading)
 
 
-def _spawn(root: str, log: int, ready: int) -> None:
+def _spawn(root: str, service: Service, log: int, ready: int) -> None:
     """Through a process that ends at once, so that the keeper is nobody's child to wait for."""
-    argv = [sys.executable, "-P", "-m", "alcove.local.keeper", root]
+    argv = [sys.executable, "-P", "-m", "alcove.local.keeper", root, service.name]
     environment = {name: value for name in ("PYTHONPATH", "PATH", "LANG") if (value := os.environ.get(name))}
     pid = os.posix_spawn(
         sys.executable,
@@ -104,19 +124,19 @@ def _spawn(root: str, log: int, ready: int) -> None:
     os.waitpid(pid, 0)
 
 
-def main(root: str, ready: int) -> None:
-    """Leave a keeper of the store behind."""
+def main(root: str, service: Service, ready: int) -> None:
+    """Leave a keeper of the service behind."""
     if os.fork() != 0:
         return
     _title("alcove-keeper")
     os.closerange(_READY_FD + 1, os.sysconf("SC_OPEN_MAX"))  # what a caller let be inherited
-    listener = listen(root, _SOCKET)
+    listener = listen(root, service.socket)
     os.write(ready, b"r")
     os.close(ready)
-    _keep(root, listener)
+    _keep(root, service, listener)
 
 
-def _keep(root: str, listener: socket.socket) -> None:
+def _keep(root: str, service: Service, listener: socket.socket) -> None:
     import time
 
     deaths = 0
@@ -124,7 +144,7 @@ def _keep(root: str, listener: socket.socket) -> None:
         began = time.monotonic()
         pid = os.fork()
         if pid == 0:
-            _serve(root, listener)
+            _serve(root, service, listener)
         _, status = os.waitpid(pid, 0)
         if status == 0:
             break
@@ -132,20 +152,19 @@ def _keep(root: str, listener: socket.socket) -> None:
         if deaths:
             time.sleep(min(0.05 * deaths, 1.0))
     with suppress(FileNotFoundError):
-        os.unlink(f"{root}/{_SOCKET}")
+        os.unlink(f"{root}/{service.socket}")
 
 
-def _serve(root: str, listener: socket.socket) -> None:
+def _serve(root: str, service: Service, listener: socket.socket) -> None:
     """Be the service; ends this process."""
     import traceback
+    from importlib import import_module
 
-    _title("alcove-egress")
+    _title(f"alcove-{service.name}")
     _die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        from alcove.local.egress_service import run
-
-        asyncio.run(run(root, listener))
+        asyncio.run(import_module(service.module).run(root, listener))
     except BaseException:  # noqa: BLE001 - the end of a process of ours: told, and started again
         traceback.print_exc()
         os._exit(1)
@@ -168,4 +187,4 @@ def _die_with_parent() -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], _READY_FD)
+    main(sys.argv[1], _SERVICES[sys.argv[2]], _READY_FD)

@@ -62,7 +62,12 @@ def decide(host: Host, config: LocalSandboxConfig, spec: SandboxSpec) -> Enforce
         told["cpu_count"] = f"{cpus}:{_group(host, 'cpu')}"
     if spec.limits.wall_time is not None:
         told["wall_time"] = f"{spec.limits.wall_time.seconds:g}s"
-    told |= _not_here(spec)
+    if spec.limits.idle_timeout is not None:
+        told["idle_timeout"] = f"{spec.limits.idle_timeout.seconds:g}s"
+    if spec.disk_mb is not None:
+        if not spec.best_effort:
+            raise Unsupported("local", "a disk limit (`disk_mb`); leave it out, or allow best_effort")
+        told["disk_mb"] = "unenforced"
     return Enforced(
         groups=cgroups.Limits(memory=memory, pids=pids if _group(host, "pids") else None, cpus=cpus),
         resources=Resources(
@@ -94,19 +99,3 @@ def _need_best_effort(spec: SandboxSpec, name: str, controller: str, host: Host)
         f"{name} cannot be enforced: this host gives {who} no {controller} controller; delegate one "
         "(`alcove doctor` has the command), leave the limit out, or allow best_effort"
     )
-
-
-def _not_here(spec: SandboxSpec) -> dict[str, str]:
-    """What the contract has and this backend does not enforce."""
-    asked = {
-        "disk_mb": (spec.disk_mb, "a disk limit (`disk_mb`)"),
-        "idle_timeout": (spec.limits.idle_timeout, "suspension on idle (`idle_timeout`)"),
-    }
-    told = {}
-    for name, (value, operation) in asked.items():
-        if value is None:
-            continue
-        if not spec.best_effort:
-            raise Unsupported("local", f"{operation}; leave it out, or allow best_effort")
-        told[name] = "unenforced"
-    return told

@@ -19,6 +19,9 @@ from alcove.egress.config import EgressConfig
 from alcove.local.cgroups import NO_GROUPS, Groups
 from alcove.local.processes import Processes
 
+#: `metadata.root` of a session whose guest's root owns the root file system.
+OWNED = "host:owned"
+
 
 class Attached(Struct, frozen=True):
     """A mount beyond the canonical ones; `own` is a directory of the session's, not the caller's."""
@@ -53,6 +56,7 @@ class Record(Struct, frozen=True):
     `maker` is there from the first to the last step of provisioning. `layers` lie below its own files, the lowest
     first; `parent` is the snapshot that they are of. `sealing` is the layer that its files are on their way into.
     `settled` names the boot in which its processes ended with nobody left who could write to its files.
+    `frozen`: its processes are there and stand still, until somebody uses the session.
     """
 
     maker: Maker | None = None
@@ -69,6 +73,7 @@ class Record(Struct, frozen=True):
     parent: str | None = None
     sealing: str | None = None
     settled: str = ""
+    frozen: bool = False
 
 
 encode = Encoder().encode

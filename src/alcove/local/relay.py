@@ -12,13 +12,12 @@ import os
 import select
 import socket
 import stat
-from collections.abc import Callable
 
 from msgspec import Struct
 
 from alcove.contract import SandboxIoError
 from alcove.local.capture import Capture
-from alcove.local.exec import Command, Execution, Outcome
+from alcove.local.exec import Command, Execution, Outcome, Surroundings
 from alcove.local.operations import Kind, Stdio, operation
 
 _CHUNK = 1 << 16
@@ -157,10 +156,9 @@ class Relay(Execution):
         streams: Streams,
         connection: socket.socket,
         command: Command,
-        end_session: Callable[[], None],
-        leave: Callable[[list[int]], None],
+        session: Surroundings,
     ) -> None:
-        super().__init__(connection, command, end_session, leave)
+        super().__init__(connection, command, session)
         self._streams = streams
         self._incoming: Flow | None = None
         self._outgoing: list[Flow | Kept] = []
@@ -176,8 +174,7 @@ class Relay(Execution):
         """
         try:
             self._start()
-            if self._command.timeout is not None:
-                self._after(self._command.timeout, self._time_out)
+            self._time()
             try:
                 status = await self._done
             except asyncio.CancelledError:
@@ -265,7 +262,7 @@ class Relay(Execution):
     def _outcome(self, status: int | None) -> Outcome:
         held = [flow.ours for flow in self._outgoing if flow.ours >= 0 and not flow.eof]
         if held and not self._timed_out:
-            self._leave(held)
+            self._session.leave(held)
         for flow in self._outgoing:
             if flow.failure and flow.failure.errno != errno.EPIPE:
                 raise SandboxIoError(f"the command's output could not be written: {flow.failure.strerror}")

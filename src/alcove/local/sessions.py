@@ -7,8 +7,7 @@ import secrets
 import socket
 from collections import deque
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
-from functools import cache
+from contextlib import asynccontextmanager, contextmanager, suppress
 
 from msgspec.structs import replace
 
@@ -29,16 +28,15 @@ from alcove.local import (
     cgroups,
     control,
     etc,
-    freezer,
     layout,
     limits,
     overlays,
-    parts,
     places,
     plan,
     prepared,
     processes,
     records,
+    suspension,
 )
 from alcove.local.config import LocalSandboxConfig
 from alcove.local.host import Host
@@ -47,9 +45,10 @@ from alcove.local.layers import Layers
 from alcove.local.mounting import Mounter
 from alcove.local.operations import Kind, operation
 from alcove.local.policies import Policies
-from alcove.local.records import Egress, Maker, Record
+from alcove.local.records import OWNED, Egress, Maker, Record
 from alcove.local.removal import remove_tree
 from alcove.local.store import ROOT_STORE, Row, Store
+from alcove.local.suspension import Suspension
 
 _END = operation(Kind.END)
 _END_WITHIN_S = 1.0
@@ -59,8 +58,6 @@ _REAP_AT_ONCE = 4
 _ENDING = ".ending"
 # overlayfs takes 500; every one of them makes a name that is not there dearer
 _MOST_LAYERS = 64
-#: `metadata.root` of a session whose guest's root owns the root file system.
-OWNED = "host:owned"
 
 
 class LiveSession:
@@ -106,6 +103,7 @@ class Sessions:
         }
         self.policies = Policies(store.root, config.egress, self.save)
         self.layers = Layers(store)
+        self.suspension = Suspension(self.save)
         self._live: dict[str, LiveSession] = {}
         self._children: deque[int] = deque()
         me = os.getpid()
@@ -166,9 +164,17 @@ class Sessions:
         Raises:
             SessionNotFound: it was terminated meanwhile.
         """
+        before = live.record.processes
         live.spec, live.record = decoded(self._store.live(live.id))
+        if before is not None and before != live.record.processes:
+            self._reap_child(before.warden)
         if live.record.sealing is not None:
             self._take_back(live, live.record.sealing)
+
+    def _reap_child(self, pid: int) -> None:
+        """A warden of ours that another process has ended."""
+        if pid in self._children and not processes.reap(pid):
+            self._children.remove(pid)
 
     def _take_back(self, live: LiveSession, key: str) -> None:
         """Whoever moved its files into a layer was killed before it was one."""
@@ -338,30 +344,69 @@ class Sessions:
     # Brought back
 
     async def restart(self, live: LiveSession) -> None:
-        """Bring a session back over its files when its processes are gone: after a kill, a reboot, a new network.
+        """Bring a session back over its files when its processes are gone or frozen: after a kill, a reboot, a sleep.
 
         Raises:
             SessionNotFound: it was terminated meanwhile.
             LifecycleError: it cannot be made again; its files stay.
         """
-        try:
-            async with live.lock, self.locked(live):
-                self.refresh(live)
-                if self._answers(live):
-                    return
+        async with self.awake(live):
+            pass
+        with suppress(LifecycleError):
+            await self.watch(live)
+
+    @asynccontextmanager
+    async def awake(self, live: LiveSession) -> AsyncIterator[None]:
+        """Hold a session's lock, its record read, while its processes are there and run.
+
+        Raises:
+            SessionNotFound: it was terminated meanwhile.
+            LifecycleError: it cannot be made again; its files stay.
+        """
+        async with self._held(live):
+            await self.suspension.wake(live)
+            if not self._answers(live):
                 await processes.stop(live.record.processes, live.record.groups)
                 await self._start_again(live)
                 self.save(live)
+            yield
+
+    @asynccontextmanager
+    async def _held(self, live: LiveSession) -> AsyncIterator[None]:
+        try:
+            async with live.lock, self.locked(live):
+                self.refresh(live)
+                yield
         except SessionNotFound:
             self._forget(live)
             raise
+
+    async def watch(self, live: LiveSession) -> None:
+        """Have a session that is to sleep when idle looked at from now on.
+
+        Raises:
+            LifecycleError: nobody can be had who does.
+        """
+        if live.spec.limits.idle_timeout is not None:
+            from alcove.local import chores
+
+            await chores.poke(self._store.root)
+
+    async def keep_watched(self, live: LiveSession) -> None:
+        """See to it that it is: who looks at it is back with the next call, if they died; no command fails for that."""
+        if live.spec.limits.idle_timeout is not None:
+            from alcove.local import keeper
+
+            with suppress(LifecycleError, OSError):
+                await keeper.ensure(self._store.root, keeper.CHORES)
 
     async def _start_again(self, live: LiveSession) -> None:
         with suppress(OSError):
             cgroups.remove(live.record.groups)
         attached = live.record.attached
         served = Egress(settings=live.record.egress.settings) if live.record.egress else None
-        live.record = replace(live.record, attached=(), processes=None, egress=served, settled="")
+        live.record = replace(live.record, attached=(), processes=None, egress=served, settled="", frozen=False)
+        suspension.forget_closed(live.directory)
         live.oom_kills = 0
         try:
             enforced = limits.decide(self._host, self._config, live.spec)
@@ -407,48 +452,15 @@ class Sessions:
         except OSError as error:
             raise SandboxIoError(f"{len(shortest)} layers cannot be flattened: {error.strerror}") from None
 
-    async def rest(self, live: LiveSession) -> bool:
-        """End the processes of a session in which no command runs and to whose files nobody can write; under its lock.
-
-        False: a command runs in it, or somebody could still write, and all is as it was. A descriptor of one of its
-        files can lie with a process elsewhere, so the kernel is asked before the mounts go.
-        """
-        if not processes.alive(live.record.processes):
-            await processes.stop(live.record.processes, live.record.groups)
-            return live.record.settled == _boot()
-        own = [*parts.renamed(owned_root=live.record.root == OWNED), parts.OUTPUTS]
-        places = [*(part.target for part in own), "/var/tmp"]
-        if any(mount.target in places for mount in live.record.attached):
-            return False  # what lies beneath that mount cannot be asked about
-        try:
-            if (await freezer.end_if_empty(live.directory, places)).error:
-                return False
-        except OSError:
-            return False
-        await processes.stop(live.record.processes, live.record.groups)
-        with suppress(OSError):
-            cgroups.remove(live.record.groups)
-        live.record = replace(live.record, processes=None, settled=_boot())
-        self.save(live)
-        return True
-
-    @asynccontextmanager
-    async def frozen(self, live: LiveSession) -> AsyncIterator[None]:
-        """Hold the processes of a session still, for as long as this lasts and we live; under its lock.
+    async def suspend(self, live: LiveSession) -> None:
+        """Put a session to sleep until it is used again; one that sleeps is left at that.
 
         Raises:
-            LifecycleError: this host cannot.
+            SessionNotFound: it was terminated meanwhile.
+            LifecycleError: processes run in it that this host cannot freeze.
         """
-        async with AsyncExitStack() as held:
-            if processes.alive(live.record.processes):
-                try:
-                    await held.enter_async_context(freezer.held(live.directory))
-                except OSError as error:
-                    raise LifecycleError(
-                        f"processes run in session `{live.id}` or hold its files open, and cannot be frozen: "
-                        f"{error.strerror or error}; end them, or delegate a cgroup (`alcove doctor`)"
-                    ) from None
-            yield
+        async with self._held(live):
+            await self.suspension.suspend(live)
 
     def _answers(self, live: LiveSession) -> bool:
         """Another process may have brought it back; a warden that no longer listens is on its way out."""
@@ -603,14 +615,9 @@ class Sessions:
         if row.ended is not None:
             state = SandboxState.TERMINATED
         else:
-            state = SandboxState.RUNNING if processes.alive(record.processes) else SandboxState.SUSPENDED
+            awake = processes.alive(record.processes) and not record.frozen
+            state = SandboxState.RUNNING if awake else SandboxState.SUSPENDED
         return records.as_session(row.id, spec, record, state, self._store.directory(row.key))
-
-
-@cache
-def _boot() -> str:
-    with open("/proc/sys/kernel/random/boot_id") as file:
-        return file.read().strip()
 
 
 def snapshot_of(spec: SandboxSpec) -> str | None:

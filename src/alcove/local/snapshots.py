@@ -18,11 +18,12 @@ from alcove.contract import (
     SandboxSpec,
 )
 from alcove.contract.rules import validate_snapshot_name
-from alcove.local import layers, sealing
+from alcove.local import layers, sealing, suspension
 from alcove.local.copies import beside
 from alcove.local.layers import Layers
 from alcove.local.parts import OUTPUTS, Part
-from alcove.local.sessions import OWNED, LiveSession, Sessions
+from alcove.local.records import OWNED
+from alcove.local.sessions import LiveSession, Sessions
 from alcove.local.snapshot_table import Layer, Snapshot
 from alcove.local.store import Store
 from alcove.state.contents import Progress
@@ -59,7 +60,7 @@ class Snapshots:
         try:
             async with live.lock, self._sessions.locked(live):
                 self._sessions.refresh(live)
-                by = self._by_renaming if await self._sessions.rest(live) else self._by_copying
+                by = self._by_renaming if await self._sessions.suspension.rest(live) else self._by_copying
                 snapshot = await by(live, name, progress)
                 if not passing:
                     live.record = replace(live.record, parent=snapshot.id)
@@ -103,7 +104,7 @@ class Snapshots:
             raise
 
     async def _by_copying(self, live: LiveSession, name: str | None, progress: Progress | None) -> Snapshot:
-        async with self._sessions.frozen(live):
+        async with suspension.held(live):
             copied = sealing.changed(live.directory, owned_root=self._owned(live))
             outputs = self._has_outputs(live)
             if not copied and not outputs:

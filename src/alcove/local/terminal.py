@@ -12,7 +12,7 @@ from functools import partial
 
 from alcove.contract import ExecError, ExecRequest, ExecResult
 from alcove.local.backend import LocalSandbox
-from alcove.local.exec import Command, Outcome
+from alcove.local.exec import Command, Outcome, Surroundings
 from alcove.local.operations import Kind, operation
 from alcove.local.relay import Flow, Relay, Streams
 
@@ -65,10 +65,9 @@ class TerminalRelay(Relay):
         resizing: Resizing,
         connection: socket.socket,
         command: Command,
-        end_session: Callable[[], None],
-        leave: Callable[[list[int]], None],
+        session: Surroundings,
     ) -> None:
-        super().__init__(Streams(), connection, command, end_session, leave)
+        super().__init__(Streams(), connection, command, session)
         self._keys, self._screen = shown_on
         self._master = -1
         self._resizing = resizing

@@ -1,0 +1,205 @@
+"""Sessions that sleep: nothing of them is in memory where nothing runs in them, else their processes stand still.
+
+A frozen session's sockets for execs are moved out of the way first, so that whoever comes finds nobody there, looks
+closer, and wakes it: an exec on a session that is awake pays nothing for that. All of this under the session's lock.
+"""
+
+import asyncio
+import errno
+import os
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from functools import cache
+from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
+
+from alcove.contract import LifecycleError
+from alcove.local import cgroups, freezer, parts, processes
+from alcove.local.launch import DEBUG_SOCKET, EXEC_SOCKET
+from alcove.local.policies import Save
+from alcove.local.records import OWNED
+
+if TYPE_CHECKING:
+    from alcove.local.sessions import LiveSession
+
+#: The suffix of a socket while nobody is to reach it.
+_CLOSED = ".closed"
+_DOORS = (EXEC_SOCKET, DEBUG_SOCKET)
+
+
+class Suspension:
+    """Puts sessions to sleep and wakes them; `save` writes a session's record."""
+
+    def __init__(self, save: Save) -> None:
+        self._save = save
+
+    async def suspend(self, live: "LiveSession") -> None:
+        """Put a session to sleep, whatever runs in it; one that sleeps is left at that.
+
+        Raises:
+            LifecycleError: processes run in it that this host cannot freeze, or that do not stand still.
+        """
+        try:
+            if not processes.alive(live.record.processes):
+                await self._bury(live)
+            elif not live.record.frozen and await self._end_if_empty(live) is not None:
+                await self._freeze(live)
+        except OSError as error:
+            raise LifecycleError(f"session `{live.id}` could not be suspended: {error}; try again") from None
+
+    async def suspend_idle(self, live: "LiveSession") -> bool:
+        """Put a session to sleep if no command runs in it, and its background processes can be frozen.
+
+        Raises:
+            OSError: its warden does not answer.
+            LifecycleError: its processes do not stand still.
+        """
+        if not processes.alive(live.record.processes) or live.record.frozen:
+            return True
+        execs = await self._end_if_empty(live)
+        if execs is None:
+            return True
+        if execs or live.record.groups.unified is None:
+            return False
+        await self._freeze(live)
+        if (await freezer.status(live.directory)).execs == 0:
+            return True
+        await self.wake(live)  # a command has begun meanwhile
+        return False
+
+    async def rest(self, live: "LiveSession") -> bool:
+        """End the processes of a session in which nothing runs and to whose files nobody can write.
+
+        False: something runs in it, or somebody could still write, and all is as it was. A descriptor of one of its
+        files can lie with a process elsewhere, so the kernel is asked before the mounts go.
+        """
+        if not processes.alive(live.record.processes):
+            await processes.stop(live.record.processes, live.record.groups)
+            return live.record.settled == _boot()
+        try:
+            resting = await self._end_if_settled(live)
+        except OSError:
+            resting = False
+        return resting
+
+    async def _end_if_settled(self, live: "LiveSession") -> bool:
+        own = [*parts.renamed(owned_root=live.record.root == OWNED), parts.OUTPUTS]
+        targets = [*(part.target for part in own), "/var/tmp"]
+        if any(mount.target in targets for mount in live.record.attached):
+            return False  # what lies beneath that mount cannot be asked about
+        if (await freezer.end_if_empty(live.directory, targets)).error:
+            return False
+        await self._end_warden(live, settled=True)
+        return True
+
+    async def _end_if_empty(self, live: "LiveSession") -> int | None:
+        """End the processes of a session in which nothing runs, or return how many commands somebody waits for."""
+        if not live.record.frozen and await self._end_if_settled(live):
+            return None
+        reply = await freezer.end_if_empty(live.directory)
+        if reply.error:
+            return reply.execs
+        await self._end_warden(live, settled=False)
+        return None
+
+    async def _end_warden(self, live: "LiveSession", *, settled: bool) -> None:
+        await self._bury(live)
+        live.record = replace(live.record, settled=_boot() if settled else "")
+        self._save(live)
+
+    async def _bury(self, live: "LiveSession") -> None:
+        """What is left of a session's processes goes; its files stay."""
+        await processes.stop(live.record.processes, live.record.groups)
+        with suppress(OSError):
+            cgroups.remove(live.record.groups)
+        forget_closed(live.directory)
+        if live.record.processes is not None or live.record.frozen:
+            live.record = replace(live.record, processes=None, frozen=False)
+            self._save(live)
+
+    # Frozen
+
+    async def _freeze(self, live: "LiveSession") -> None:
+        if live.record.groups.unified is None:
+            raise _unfreezable(live, (await freezer.status(live.directory)).processes)
+        # in this order, so that a kill -9 in between leaves a session that the next exec wakes
+        for name in _DOORS:
+            with suppress(FileNotFoundError):
+                os.rename(f"{live.directory}/{name}", f"{live.directory}/{name}{_CLOSED}")
+        live.record = replace(live.record, frozen=True)
+        self._save(live)
+        try:
+            await freezer.freeze(live.directory)
+        except BaseException as error:
+            await asyncio.shield(self.wake(live))
+            if isinstance(error, OSError) and error.errno == errno.ENOTSUP:
+                raise _unfreezable(live, (await freezer.status(live.directory)).processes) from None
+            raise
+
+    async def wake(self, live: "LiveSession") -> None:
+        """Let a frozen session go on, and what a kill -9 left half frozen; any other is left as it is.
+
+        Raises:
+            LifecycleError: its warden does not answer.
+        """
+        if not live.record.frozen and not is_closed(live.directory):
+            return
+        try:
+            await freezer.thaw(live.directory)
+        except TimeoutError as error:
+            raise LifecycleError(f"session `{live.id}` does not answer: {error}; try again") from None
+        except OSError:  # its processes are gone, or on their way out
+            return
+        if live.record.frozen:
+            live.record = replace(live.record, frozen=False)
+            self._save(live)
+        for name in _DOORS:
+            with suppress(FileNotFoundError):
+                os.rename(f"{live.directory}/{name}{_CLOSED}", f"{live.directory}/{name}")
+
+
+@asynccontextmanager
+async def held(live: "LiveSession") -> AsyncIterator[None]:
+    """Keep the processes of a session from running, for as long as this lasts; a kill -9 of us ends it too.
+
+    Raises:
+        LifecycleError: this host cannot freeze them, or they do not stand still.
+    """
+    if not processes.alive(live.record.processes):
+        yield
+        return
+    async with AsyncExitStack() as holding:
+        try:
+            await holding.enter_async_context(freezer.held(live.directory))
+        except OSError as error:
+            raise LifecycleError(
+                f"processes run in session `{live.id}` or hold its files open, and cannot be frozen: "
+                f"{error.strerror or error}; end them, or delegate a cgroup (`alcove doctor`)"
+            ) from None
+        yield
+
+
+def is_closed(directory: str) -> bool:
+    """Tell whether nobody can begin an exec in a session because it sleeps, or was to."""
+    return os.path.lexists(f"{directory}/{EXEC_SOCKET}{_CLOSED}")
+
+
+def forget_closed(directory: str) -> None:
+    """What belonged to processes that are gone."""
+    for name in _DOORS:
+        with suppress(FileNotFoundError):
+            os.unlink(f"{directory}/{name}{_CLOSED}")
+
+
+def _unfreezable(live: "LiveSession", running: int) -> LifecycleError:
+    return LifecycleError(
+        f"{running} processes run in session `{live.id}` and cannot be frozen, since this host gives this user no "
+        "cgroup v2 group: end them first, or delegate a group (`alcove doctor` has the command)"
+    )
+
+
+@cache
+def _boot() -> str:
+    with open("/proc/sys/kernel/random/boot_id") as file:
+        return file.read().strip()
