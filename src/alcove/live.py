@@ -20,6 +20,7 @@ from alcove.contract import (
     SandboxSpec,
     SandboxState,
     SessionNotFound,
+    Suspends,
     Unrestricted,
     Unsupported,
 )
@@ -135,6 +136,18 @@ class Live:
     async def apply(self, policy: Unrestricted | Limited) -> SandboxSession:
         grip = self._held()
         grip.session = await grip.backend.apply_network_policy(grip.session.id, policy)
+        return grip.session
+
+    async def suspend(self) -> SandboxSession:
+        grip = self._held()
+        if not isinstance(grip.backend, Suspends):
+            raise Unsupported(grip.backend.name, "suspending a session")
+        grip.session = await grip.backend.suspend(grip.session.id)
+        return grip.session
+
+    async def resume(self) -> SandboxSession:
+        grip = self._held()
+        grip.session = await grip.backend.resume(grip.session.id)
         return grip.session
 
     async def change(self, *, allow: tuple[str, ...] = (), deny: tuple[str, ...] = ()) -> SandboxSession:

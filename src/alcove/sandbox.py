@@ -309,6 +309,19 @@ class AsyncSandbox(_Described):
         for record in self._live.network_log(since):
             yield record
 
+    async def suspend(self) -> SandboxSession:
+        """Put the session to sleep until it is used or resumed: no processor time, no memory if it is empty.
+
+        Raises:
+            Unsupported: the backend cannot.
+            LifecycleError: processes run in it that this host cannot freeze.
+        """
+        return await self._live.suspend()
+
+    async def resume(self) -> SandboxSession:
+        """Wake the session up, as its next command would; one that is awake stays as it is."""
+        return await self._live.resume()
+
     async def terminate(self) -> None:
         """End the session and everything in it, also one that was kept or connected to; a second call returns."""
         await self._live.terminate()
@@ -405,6 +418,19 @@ class Sandbox(_Described):
             SandboxIoError: the log cannot be read.
         """
         return self._live.network_log(since)
+
+    def suspend(self) -> SandboxSession:
+        """Put the session to sleep until it is used or resumed: no processor time, no memory if it is empty.
+
+        Raises:
+            Unsupported: the backend cannot.
+            LifecycleError: processes run in it that this host cannot freeze.
+        """
+        return portal().call(self._live.suspend())
+
+    def resume(self) -> SandboxSession:
+        """Wake the session up, as its next command would; one that is awake stays as it is."""
+        return portal().call(self._live.resume())
 
     def terminate(self) -> None:
         """End the session and everything in it, also one that was kept or connected to; a second call returns."""

@@ -73,6 +73,25 @@ def test_rm_goes_on_past_one_that_is_not_there(alcove: Cli) -> None:
     assert alcove.refusal("rm", "box", "--all").startswith("name the sessions to end, or give --all")
 
 
+def test_suspend_and_resume(alcove: Cli) -> None:
+    box = alcove.create()
+    assert alcove("exec", box, "--", "sh", "-c", "echo kept > note").returncode == 0
+    assert alcove.out("suspend", box) == f"{box} sleeps until it is used\n"
+    assert [entry["state"] for entry in alcove.json("ls")] == ["suspended"]
+    assert alcove.out("exec", box, "--", "cat", "note") == "kept\n"
+    assert [entry["state"] for entry in alcove.json("ls")] == ["running"]
+    assert alcove.json("suspend", box)["state"] == "suspended"
+    assert alcove.out("resume", box) == f"{box} is awake\n"
+    assert alcove.json("resume", box)["state"] == "running"
+    assert "was not found" in alcove.refusal("suspend", "nobody")
+
+
+def test_an_idle_timeout_is_told_and_kept(alcove: Cli) -> None:
+    box = alcove.create("--idle-timeout", "90m")
+    shown = from_json(alcove.out("show", box, "--json"), SandboxSession, strict=True)
+    assert "idle_timeout=5400s" in shown.metadata["limits"].split(",")
+
+
 def test_a_mount_in_a_live_session(alcove: Cli, tmp_path: Path) -> None:
     box = alcove.create()
     (tmp_path / "file").write_text("from the host\n")

@@ -19,6 +19,7 @@ from alcove.contract import (
     SandboxState,
     SessionNotFound,
     Unrestricted,
+    Unsupported,
 )
 from alcove.local import cgroups, freezer
 from alcove.local.backend import LocalSandbox
@@ -356,6 +357,29 @@ async def test_processes_that_cannot_be_frozen_are_told_and_go_on(cell: Cell) ->
     os.kill(await outside.one(number), signal.SIGKILL)
     await outside.gone(number)
     assert (await cell.backend.suspend(cell.id)).state is SUSPENDED
+
+
+@pytest.mark.user
+@pytest.mark.parametrize(
+    ("criu", "why"),
+    [
+        (None, "CRIU is not installed"),
+        ("echo needs more >&2; exit 1", "`criu check` fails on this host: needs more"),
+        ("exit 0", "CRIU is there, but a session's processes are held by a Landlock domain"),
+    ],
+    ids=["absent", "failing", "there"],
+)
+async def test_a_checkpoint_is_refused_with_the_reason(
+    cell: Cell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, criu: str | None, why: str
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    if criu is not None:
+        (tmp_path / "criu").write_text(f"#!/bin/sh\n{criu}\n")
+        (tmp_path / "criu").chmod(0o755)
+    with pytest.raises(Unsupported, match=why):
+        await cell.backend.checkpoint(cell.id)
+    with pytest.raises(SessionNotFound):
+        await cell.backend.checkpoint("nobody")
 
 
 RACING = """

@@ -23,6 +23,7 @@ from alcove import (
     SandboxState,
     SessionNotFound,
     Unrestricted,
+    Unsupported,
 )
 from alcove.sandbox import CommandError
 from alcove.testing import FakeBackend
@@ -239,3 +240,20 @@ def test_an_interrupt_kills_the_command(config: LocalSandboxConfig) -> None:
 
 def test_a_collected_sandbox_ends(config: LocalSandboxConfig) -> None:
     Sandbox(config=config).start().run("true")
+
+
+def test_it_sleeps_and_wakes(config: LocalSandboxConfig) -> None:
+    with Sandbox(config=config) as box:
+        box.run("echo kept > note", check=True)
+        assert box.suspend().state is SandboxState.SUSPENDED
+        assert box.session.state is SandboxState.SUSPENDED
+        assert box.run("cat note").stdout == "kept\n"
+        assert box.resume().state is SandboxState.RUNNING
+
+
+def test_a_backend_that_cannot_suspend_says_so() -> None:
+    class Restless(FakeBackend):
+        suspend = None  # type: ignore[assignment]
+
+    with Sandbox(backend=Restless()) as box, pytest.raises(Unsupported, match="does not support suspending a session"):
+        box.suspend()

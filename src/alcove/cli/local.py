@@ -77,7 +77,7 @@ def spec(
         dict(given["label"]),
         allow.policy(given, config),
         given["mount"],
-        ResourceLimits(wall_time, given["cpus"], given["memory"]),
+        ResourceLimits(wall_time, given["cpus"], given["memory"], given["idle_timeout"]),
         pids=given["pids"],
         open_files=given["open_files"],
         user=user,

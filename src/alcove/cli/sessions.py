@@ -72,6 +72,28 @@ def mount(given: Given) -> int:
     return with_backend(given, work)
 
 
+def suspend(given: Given) -> int:
+    """Put a session to sleep."""
+
+    async def work(backend: TerminalSandbox) -> int:
+        session = await backend.suspend(given.words[0])
+        _tell(session, given, f"{session.id} sleeps until it is used")
+        return 0
+
+    return with_backend(given, work)
+
+
+def resume(given: Given) -> int:
+    """Wake a session that sleeps."""
+
+    async def work(backend: TerminalSandbox) -> int:
+        session = await backend.resume(given.words[0])
+        _tell(session, given, f"{session.id} is awake")
+        return 0
+
+    return with_backend(given, work)
+
+
 def rm(given: Given) -> int:
     """End sessions."""
     if bool(given.words) == given["all"]:

@@ -36,6 +36,7 @@ _SESSION = (
     Option("--memory", "SIZE", "at most so much memory: 512M, 2G", parse=values.mebibytes),
     Option("--pids", "N", "at most N processes", parse=values.count),
     Option("--open-files", "N", "at most N open files of a process", parse=values.count),
+    Option("--idle-timeout", "TIME", "put it to sleep when it was idle for 90, 10m, 2h", parse=values.seconds),
     Option("--id", "ID", "the session's id, else one is made up"),
     Option("--label", "KEY=VALUE", "a label of the session", parse=values.label, many=True),
     Option("--owned", "", "let the guest's root own a copy-on-write view of the host's system (as root only)"),
@@ -118,6 +119,15 @@ COMMANDS = Commands(
             words=("ID", "SRC:DST[:ro|rw]"),
             options=(_ALLOW_ROOT_OWNED, _JSON),
         ),
+        Command(
+            "suspend",
+            "alcove.cli.sessions:suspend",
+            "put a session to sleep until it is used",
+            words=("ID",),
+            options=(_JSON,),
+            about="Without processes nothing of it stays in memory; else they are frozen. The next command wakes it.",
+        ),
+        Command("resume", "alcove.cli.sessions:resume", "wake a session that sleeps", words=("ID",), options=(_JSON,)),
         Command(
             "net",
             "alcove.cli.net:net",

@@ -19,7 +19,7 @@ from alcove.contract.errors import (
     Unavailable,
     Unsupported,
 )
-from alcove.contract.protocol import Forks, KeepsSnapshots, SandboxBackend
+from alcove.contract.protocol import Forks, KeepsSnapshots, SandboxBackend, Suspends
 from alcove.contract.types import (
     MEMORY_MOUNT,
     OUTPUTS_MOUNT,
@@ -74,6 +74,7 @@ __all__ = [
     "SandboxSpec",
     "SandboxState",
     "SessionNotFound",
+    "Suspends",
     "TaskError",
     "Unauthorized",
     "Unavailable",

@@ -108,3 +108,15 @@ class Forks(Protocol):
             InvalidRequest: the spec names a root file system of its own.
             LifecycleError: it could not be made; nothing of it is left.
         """
+
+
+@runtime_checkable
+class Suspends(Protocol):
+    """A backend that puts a session to sleep when told to: an extension of the contract."""
+
+    async def suspend(self, session_id: str, /) -> SandboxSession:
+        """Put a session to sleep until its next exec, attach or `resume`; one that sleeps is left at that.
+
+        Raises:
+            LifecycleError: what runs in the session cannot be put to sleep; it runs on.
+        """

@@ -290,6 +290,18 @@ class LocalSandbox:
         await asyncio.shield(self._sessions.suspend(live))
         return self.session(live.id)
 
+    async def checkpoint(self, session_id: str, /) -> SandboxSnapshot:
+        """Refused on every host, with the reason: a snapshot keeps files, and running processes can only be frozen.
+
+        Raises:
+            Unsupported: always.
+        """
+        from alcove.local import checkpoint
+
+        self._sessions.live(session_id)
+        why = await asyncio.to_thread(checkpoint.why_not)
+        raise Unsupported(self.name, f"checkpoints of running processes: {why}; `suspend` freezes them until a reboot")
+
     async def resume(self, session_id: str, /) -> SandboxSession:
         """Wake a session up; see `SandboxBackend.resume`. Processes that were killed do not come back, files do."""
         live = self._sessions.live(session_id)

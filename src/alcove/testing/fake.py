@@ -136,7 +136,7 @@ class FakeBackend:
 
     async def attach_filesystem(self, session_id: str, mount: FilesystemMount) -> SandboxSession:
         """Add an empty directory with the mount's access; the host's is not read."""
-        session = self._live(session_id)
+        session = self._awake(session_id)
         session.attach(mount)
         return session.told(self.name)
 
@@ -150,7 +150,7 @@ class FakeBackend:
 
     async def exec(self, session_id: str, request: ExecRequest) -> ExecResult:
         """Answer a request from the script, or by a small program over files in memory."""
-        session = self._live(session_id)
+        session = self._awake(session_id)
         rules.validate_exec(request)
         stdin = rules.stdin_bytes(request) or b""
         cwd = _start_directory(session.files, request.cwd)
@@ -178,12 +178,20 @@ class FakeBackend:
         metadata = {"durable": "false", "parent": "", "bytes": str(size), "files": str(len(files.files))}
         return SandboxSnapshot(session.id, self.name, snapshot_id, metadata)
 
-    async def resume(self, session_id: str) -> SandboxSession:
-        """Return the session, which a fake never suspends."""
+    async def suspend(self, session_id: str) -> SandboxSession:
+        """Call a session suspended, until it is used or resumed."""
         session = self._live(session_id)
         if not self._capabilities.resume:
-            raise Unsupported(self.name, "resuming a session")
+            raise Unsupported(self.name, "suspending a session")
+        session.state = SandboxState.SUSPENDED
         return session.told(self.name)
+
+    async def resume(self, session_id: str) -> SandboxSession:
+        """Call a suspended session running again."""
+        if not self._capabilities.resume:
+            self._live(session_id)
+            raise Unsupported(self.name, "resuming a session")
+        return self._awake(session_id).told(self.name)
 
     async def terminate(self, session_id: str) -> None:
         """End a session; again, for one that has ended, is nothing."""
@@ -197,6 +205,11 @@ class FakeBackend:
         session = self._sessions.get(key)
         if session is None or session.state is SandboxState.TERMINATED:
             raise SessionNotFound(key)
+        return session
+
+    def _awake(self, session_id: str) -> FakeSession:
+        session = self._live(session_id)
+        session.state = SandboxState.RUNNING
         return session
 
     def _require_policy(self, policy: Unrestricted | Limited) -> None:
