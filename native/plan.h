@@ -56,7 +56,8 @@ enum op_kind {
     /* control requests */
     OP_ATTACH = 96, /* s0 host path ("" when a mount came along), s1 path, flags; v0 device, v1 inode */
     OP_DRAIN,       /* read and drop what comes out of these pipes */
-    OP_STATUS,      /* who lives in the cell, and for how long it has stood still since v0 (CLOCK_MONOTONIC, ns) */
+    OP_STATUS,      /* who lives in the cell, and for how long it has stood still since v0 (CLOCK_MONOTONIC, ns);
+                     * n0: the latter only */
     OP_END,         /* kill every process of the cell, answer, and end; n0: only if there is none, and if the following
                      * OP_READONLY can be: EBUSY where somebody can still write */
     OP_SPAWNER,     /* n0 seccomp variant: start another spawner on the listening socket that came along */

@@ -51,7 +51,7 @@ class TestWithoutProcesses:
 
     async def test_nothing_stays_but_the_files(self, cell: Cell) -> None:
         await cell.sh("echo kept >file; echo mine >/tmp/mine; echo told >/mnt/session/outputs/told")
-        network = os.stat(f"/proc/{cell.native('init')}/ns/net").st_ino
+        network = int((await cell.out("readlink /proc/self/ns/net")).strip().removeprefix("net:[").removesuffix("]"))
         assert (await cell.backend.suspend(cell.id)).state is SUSPENDED
         assert in_memory(cell) == []
         assert not [pid for pid in outside.pids() if network_of(pid) == network]
@@ -383,8 +383,8 @@ async def test_a_checkpoint_is_refused_with_the_reason(
 
 
 RACING = """
-import asyncio, random, sys
-from alcove.contract import ExecRequest, SandboxError
+import asyncio, os, random, sys
+from alcove.contract import ExecRequest, LifecycleError
 from alcove.local.backend import LocalSandbox
 from alcove.local.config import LocalSandboxConfig
 root, session, seed, calls = sys.argv[1:]
@@ -398,7 +398,10 @@ async def main():
             assert result.stdout == number + "\\n", result
             print(number, flush=True)
         else:
-            await getattr(backend, what)(session)
+            try:
+                await getattr(backend, what)(session)
+            except LifecycleError:  # something runs, and there is no group to freeze it in
+                assert what == "suspend" and os.geteuid() != 0
     await asyncio.gather(*(one(f"{seed}-{n}") for n in range(int(calls))))
     await backend.aclose()
 asyncio.run(main())

@@ -82,10 +82,9 @@ class _Surroundings:
         if self._live.record.groups.unified is None:
             return 0.0
         try:
-            status = await freezer.status(self._live.directory, since_ns, within=_TOLD_WITHIN_S)
+            return await freezer.stood_still(self._live.directory, since_ns, _TOLD_WITHIN_S)
         except OSError:  # its warden is gone, or busier than a timeout can wait
             return 0.0
-        return status.frozen_ns / 1e9
 
     async def wake(self) -> None:
         await self._sessions.restart(self._live)
@@ -281,7 +280,8 @@ class LocalSandbox:
     async def suspend(self, session_id: str, /) -> SandboxSession:
         """Put a session to sleep: without processes nothing of it stays in memory, else they stand still.
 
-        The next exec, attach or change of the network wakes it by itself. Time in which it sleeps is no wall time.
+        The next exec or attach wakes it by itself, and what is frozen a change of the network too. Time in which it
+        sleeps is no wall time.
 
         Raises:
             LifecycleError: processes run in it, and this host cannot freeze them.

@@ -7,7 +7,7 @@ nothing is left to do. Whoever makes something to do pokes it.
 import asyncio
 import socket
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Protocol
 
@@ -29,7 +29,10 @@ class Chore(Protocol):
         """Find out from the store what there is to do: at the start, and when somebody has made something."""
 
     async def run_due(self) -> float | None:
-        """Do what is due now; return the seconds until something is, or None when nothing is left to do."""
+        """Do what is due now; return the seconds until something is, or None when nothing is left to do.
+
+        What takes long is to be done beside the event loop: other chores have their own times. It may be cancelled.
+        """
 
 
 def chores(store: Store) -> list[Chore]:
@@ -68,49 +71,84 @@ async def run(root: str, listener: socket.socket) -> None:
         store.close()
 
 
-class _Service:
-    def __init__(self, all_chores: Sequence[Chore], listener: socket.socket) -> None:
-        self._chores = all_chores
-        self._listener = listener
-        self._loop = asyncio.get_running_loop()
+class _Runner:
+    """One chore, at its own pace: one that takes long is in nobody's way."""
+
+    def __init__(self, chore: Chore, tell: Callable[[], None]) -> None:
+        self._chore = chore
+        self._tell = tell
+        self._wanted = asyncio.Event()
+        self.idle = False
+
+    def look(self) -> None:
+        self._chore.look()
+        self.idle = False
+        self._wanted.set()
 
     async def run(self) -> None:
-        for chore in self._chores:
-            chore.look()
-        idle_since = None
         while True:
+            self._wanted.clear()
             pause = await self._run_due()
-            if pause is not None:
-                idle_since = None
-            elif idle_since is None:
-                idle_since = self._loop.time()
-            if idle_since is not None:
-                pause = idle_since + keeper.LINGER_S - self._loop.time()
-                if pause <= 0:
-                    return
-            if await readable(self._listener.fileno(), pause or 0.0):
-                await self._answer()
+            self.idle = pause is None and not self._wanted.is_set()
+            self._tell()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await self._wanted.wait()
 
     async def _run_due(self) -> float | None:
-        """Run each chore; one that fails is told of, and does not hinder the others."""
-        pauses = []
-        for chore in self._chores:
-            try:
-                pause = await chore.run_due()
-            except Exception:  # noqa: BLE001 - a service of ours goes on
-                traceback.print_exc()
-                pause = _AGAIN_AFTER_S
-            if pause is not None:
-                pauses.append(pause)
-        return min(pauses, default=None)
+        try:
+            return await self._chore.run_due()
+        except Exception:  # noqa: BLE001 - a service of ours goes on
+            traceback.print_exc()
+            return _AGAIN_AFTER_S
 
-    async def _answer(self) -> None:
-        """Look again for each connection that says so; one that says nothing only asked whether we are there."""
+
+class _Service:
+    def __init__(self, all_chores: Sequence[Chore], listener: socket.socket) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._over: asyncio.Future[None] = self._loop.create_future()
+        self._lingering: asyncio.TimerHandle | None = None
+        self._listener = listener
+        self._runners = [_Runner(chore, self._settle) for chore in all_chores]
+        self._answering: set[asyncio.Task[None]] = set()
+
+    async def run(self) -> None:
+        for runner in self._runners:
+            runner.look()
+        running = [self._loop.create_task(runner.run()) for runner in self._runners]
+        self._loop.add_reader(self._listener.fileno(), self._accept)
+        try:
+            await self._over
+        finally:
+            self._loop.remove_reader(self._listener.fileno())
+            for task in running:
+                task.cancel()
+            await asyncio.gather(*running, *self._answering, return_exceptions=True)
+
+    def _settle(self) -> None:
+        """End a while after nothing is left to do."""
+        if self._lingering is not None:
+            self._lingering.cancel()
+            self._lingering = None
+        if all(runner.idle for runner in self._runners):
+            self._lingering = self._loop.call_later(keeper.LINGER_S, self._end)
+
+    def _end(self) -> None:
+        if not self._over.done():
+            self._over.set_result(None)
+
+    def _accept(self) -> None:
         with suppress(BlockingIOError):
             while True:
-                connection, _ = self._listener.accept()
-                with connection, suppress(OSError):
-                    if await readable(connection.fileno(), _ANSWER_WITHIN_S) and connection.recv(1) == b"p":
-                        for chore in self._chores:
-                            chore.look()
-                        connection.send(b"k")
+                task = self._loop.create_task(self._answer(self._listener.accept()[0]))
+                self._answering.add(task)
+                task.add_done_callback(self._answering.discard)
+
+    async def _answer(self, connection: socket.socket) -> None:
+        """Look again for who says so; a connection that says nothing only asked whether we are there."""
+        with connection, suppress(OSError):
+            if await readable(connection.fileno(), _ANSWER_WITHIN_S) and connection.recv(1) == b"p":
+                for runner in self._runners:
+                    runner.look()
+                self._settle()
+                connection.send(b"k")

@@ -77,13 +77,23 @@ async def end_if_empty(directory: str, places: Iterable[str] = ()) -> control.Re
         pause *= 2  # a spawner that is stopped again and again reaps nothing on a busy machine
 
 
-async def status(directory: str, since_ns: int = 0, *, within: float = _ANSWER_WITHIN_S) -> control.Reply:
+async def status(directory: str, since_ns: int = 0) -> control.Reply:
     """Who lives in a session, and how long it has stood still since `since_ns` (time.monotonic_ns()).
 
     Raises:
         OSError: the warden is gone.
     """
-    return await control.ask(directory, operation(Kind.STATUS, v0=since_ns), within=within)
+    return await control.ask(directory, operation(Kind.STATUS, v0=since_ns), within=_ANSWER_WITHIN_S)
+
+
+async def stood_still(directory: str, since_ns: int, within: float) -> float:
+    """How many seconds a session has stood still since then; what lives in it has no part in how soon that is told.
+
+    Raises:
+        OSError: the warden is gone, or does not answer in time.
+    """
+    request = operation(Kind.STATUS, n0=1, v0=since_ns)
+    return (await control.ask(directory, request, within=within)).frozen_ns / 1e9
 
 
 def _check(reply: control.Reply) -> None:
