@@ -90,7 +90,7 @@ class Suspension:
             return False  # what lies beneath that mount cannot be asked about
         if (await freezer.end_if_empty(live.directory, targets)).error:
             return False
-        await self._end_warden(live, settled=True)
+        await self._bury(live, settled=_boot())
         return True
 
     async def _end_if_empty(self, live: "LiveSession") -> int | None:
@@ -100,22 +100,19 @@ class Suspension:
         reply = await freezer.end_if_empty(live.directory)
         if reply.error:
             return reply.execs
-        await self._end_warden(live, settled=False)
+        await self._bury(live, settled="")
         return None
 
-    async def _end_warden(self, live: "LiveSession", *, settled: bool) -> None:
-        await self._bury(live)
-        live.record = replace(live.record, settled=_boot() if settled else "")
-        self._save(live)
-
-    async def _bury(self, live: "LiveSession") -> None:
-        """What is left of a session's processes goes; its files stay."""
+    async def _bury(self, live: "LiveSession", *, settled: str | None = None) -> None:
+        """What is left of a session's processes goes; its files stay, and nobody has written to them if `settled`."""
         await processes.stop(live.record.processes, live.record.groups)
         with suppress(OSError):
             cgroups.remove(live.record.groups)
         forget_closed(live.directory)
-        if live.record.processes is not None or live.record.frozen:
-            live.record = replace(live.record, processes=None, frozen=False)
+        kept = live.record.settled if settled is None else settled
+        buried = replace(live.record, processes=None, frozen=False, settled=kept)
+        if buried != live.record:
+            live.record = buried
             self._save(live)
 
     # Frozen
