@@ -92,25 +92,52 @@ static int open_target(const struct attach_view *view, const char *path, int fil
     return at;
 }
 
-const char *attach(const struct attach_view *view, const struct op *op, int tree)
+static void let_go(int fd)
 {
-    const char *step = "";
-    int cloned = tree < 0;
-    if (cloned && (tree = clone_source(view, op, &step)) < 0)
+    int error = errno;
+    if (fd >= 0)
+        close(fd);
+    errno = error;
+}
+
+static int take(const struct attach_view *view, const struct op *op, const int *tree, const char **step)
+{
+    return tree ? fcntl(*tree, F_DUPFD_CLOEXEC, 0) : clone_source(view, op, step);
+}
+
+/* What is to be mounted, detached. */
+static int prepare(const struct attach_view *view, const struct op *op, const struct op *holder, const int *trees,
+                   int count, const char **step)
+{
+    static char overlay_step[64];
+    int source = take(view, op, count > 0 ? trees : NULL, step);
+    if (source < 0 || !(op->flags & TREE_COW))
+        return source;
+    int mount = -1, changes = take(view, holder, count > 1 ? trees + 1 : NULL, step);
+    if (changes >= 0) {
+        *step = overlay_step;
+        mount = overlay_aside(source, changes, mount_attributes(op->flags & ~(uint32_t)TREE_RDONLY), overlay_step,
+                              sizeof overlay_step);
+    }
+    let_go(changes);
+    let_go(source);
+    return mount;
+}
+
+const char *attach(const struct attach_view *view, const struct op *op, const struct op *holder, const int *trees,
+                   int count)
+{
+    const char *step = "source";
+    int tree = prepare(view, op, holder, trees, count, &step);
+    if (tree < 0)
         return step;
     mode_t mask = umask(0);
     int target = open_target(view, op->s1, (op->flags & TREE_FILE) != 0, &step);
     umask(mask);
-    if (target >= 0) {
+    if (target >= 0)
         step = sys_move_mount(tree, "", target, "", SYS_MOVE_MOUNT_F_EMPTY_PATH | SYS_MOVE_MOUNT_T_EMPTY_PATH) < 0
                    ? "move_mount" : "";
-        int error = errno;
-        close(target);
-        errno = error;
-    }
-    int error = errno;
-    if (cloned)
-        close(tree);
-    errno = error;
+    let_go(target);
+    let_go(tree);
     return step;
 }

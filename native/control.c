@@ -175,6 +175,16 @@ static const char *spawn_spawner(struct warden *warden, const struct op *op, int
     return "";
 }
 
+static const char *serve_attach(struct warden *warden, const struct op *op, struct plan_cursor *rest, const int *fds,
+                                int count)
+{
+    struct op holder;
+    errno = EINVAL;
+    if ((op->flags & TREE_COW) && (plan_next(rest, &holder) != 1 || holder.kind != OP_TREE || count == 1))
+        return "request";
+    return attach(&warden->view, op, &holder, fds, count);
+}
+
 static void answer(struct warden *warden, int client, const struct op *op, struct plan_cursor *rest, const int *fds,
                    int count)
 {
@@ -183,7 +193,7 @@ static void answer(struct warden *warden, int client, const struct op *op, struc
     int passed[MESSAGE_FDS], passing = 0; /* sockets that go back with the reply */
     errno = 0;
     if (op->kind == OP_ATTACH)
-        step = attach(&warden->view, op, count ? fds[0] : -1);
+        step = serve_attach(warden, op, rest, fds, count);
     else if (op->kind == OP_STATUS)
         status(op, &reply);
     else if (op->kind == OP_FREEZE)

@@ -32,27 +32,45 @@ static int load_plan(struct plan *plan)
     return plan_check(plan);
 }
 
+/* The trees of a request, each of a descriptor of its own; how many, or -1. */
+static int make_trees(const struct plan *plan, const int *sources, int count, int userns, int *trees, uint32_t *flags)
+{
+    struct plan_cursor cursor = plan_begin(plan);
+    struct op op;
+    int made = 0;
+    while (plan_next(&cursor, &op) == 1) {
+        errno = EINVAL;
+        *flags = op.flags;
+        int tree = made == count ? -1 : hostside_tree(&op, "", sources[made], op.flags & TREE_IDMAP ? userns : -1);
+        if (tree < 0)
+            return -1;
+        trees[made++] = tree;
+    }
+    return made;
+}
+
 /* A mount for a live session that only the caller's own credentials can make: sent to the warden, to which the caller
- * gives us a connection. Then come the source, and the session's user namespace. */
+ * gives us a connection. With that come the session's user namespace, the source, and for TREE_COW where its changes
+ * go. */
 static int porter_main(const struct plan *plan)
 {
-    struct op op;
     struct control_reply reply = {0};
     char byte;
-    int fds[3], count = 3;
-    if (message_receive(FD_SETUP, &byte, 1, fds, &count) != 1 || count != 3)
+    int fds[4], count = 4, trees[2];
+    uint32_t flags = 0;
+    if (message_receive(FD_SETUP, &byte, 1, fds, &count) != 1 || count < 3)
         return 2;
-    plan_find(plan, OP_ATTACH, &op);
-    int tree = hostside_tree(&op, "", fds[1], op.flags & TREE_IDMAP ? fds[2] : -1);
-    if (tree < 0) {
+    int made = make_trees(plan, fds + 2, count - 2, fds[1], trees, &flags);
+    if (made < 0) {
         reply.error = errno;
-        snprintf(reply.step, sizeof reply.step, "%s", op.flags & TREE_IDMAP_OWNER ? "idmapped mount" : "source");
+        snprintf(reply.step, sizeof reply.step, "%s",
+                 flags & TREE_IDMAP_OWNER ? "idmapped mount" : "source");
         (void)!write(FD_SETUP, &reply, sizeof reply);
         return 1;
     }
     int none = 0;
     errno = 0;
-    if (message_send(fds[0], plan->data, plan->size, &tree, 1) < 0 ||
+    if (message_send(fds[0], plan->data, plan->size, trees, made) < 0 ||
         message_receive(fds[0], &reply, sizeof reply, NULL, &none) != (ssize_t)sizeof reply) {
         reply.error = errno ? errno : ECONNRESET; /* it ended, or answered short: nothing is known to be mounted */
         snprintf(reply.step, sizeof reply.step, "warden");

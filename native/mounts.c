@@ -8,7 +8,6 @@
 #include <sys/mount.h>
 #include <sys/stat.h>
 
-enum { MOST_OPTION = 256 }; /* of fsconfig(2) */
 
 uint64_t mount_attributes(uint32_t tree_flags)
 {
@@ -88,7 +87,7 @@ static int set_number(int fs, const char *key, unsigned long long value, const c
     return sys_fsconfig(fs, SYS_FSCONFIG_SET_STRING, key, text, 0);
 }
 
-static int mount_detached(int fs, uint64_t attributes)
+int mount_detached(int fs, uint64_t attributes)
 {
     int mount = -1;
     if (sys_fsconfig(fs, SYS_FSCONFIG_CMD_CREATE, NULL, NULL, 0) == 0)
@@ -218,41 +217,12 @@ static void build_devpts(const struct op *op, struct mounts *mounts)
     close(mount);
 }
 
-static void set_overlay(int fs, const char *key, const char *value)
-{
-    CHECK(sys_fsconfig(fs, SYS_FSCONFIG_SET_STRING, key, value, 0), "overlay option", key);
-}
-
-/* One option holds 255 bytes; more layers are added one by one, which Linux 6.7 can. */
-static void set_lower(int fs, const struct op *op)
-{
-    if (op->len1 < MOST_OPTION) {
-        set_overlay(fs, "lowerdir", op->s1);
-        return;
-    }
-    char layer[MOST_OPTION];
-    for (const char *at = op->s1, *end; *at; at = *end ? end + 1 : end) {
-        end = at + strcspn(at, ":");
-        snprintf(layer, sizeof layer, "%.*s", (int)(end - at), at);
-        set_overlay(fs, "lowerdir+", layer);
-    }
-}
-
 static void build_overlay(const struct op *op, const struct op *layers, struct mounts *mounts)
 {
-    int fs = sys_fsopen("overlay", SYS_FSOPEN_CLOEXEC);
-    CHECK(fs, "mount", "overlay");
-    set_lower(fs, op);
-    if (*layers->s0) {
-        set_overlay(fs, "upperdir", layers->s0);
-        set_overlay(fs, "workdir", layers->s1);
-    }
-    set_overlay(fs, "metacopy", "off");
-    set_overlay(fs, "redirect_dir", "nofollow");
-    set_overlay(fs, "index", "off");
-    CHECK(sys_fsconfig(fs, SYS_FSCONFIG_SET_FLAG, "userxattr", NULL, 0), "overlay option", "userxattr");
-    int mount = mount_detached(fs, mount_attributes(op->flags));
-    CHECK(mount, "overlay", op->s0);
+    const char *option;
+    int mount = overlay_mount(&(struct overlay){.lower = op->s1, .upper = layers->s0, .work = layers->s1},
+                              mount_attributes(op->flags), &option);
+    CHECK(mount, *option ? "overlay option" : "overlay", *option ? option : op->s0);
     CHECK(put(op, mounts, mount, op->s0), "move_mount", op->s0);
     close(mount);
 }

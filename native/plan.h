@@ -54,7 +54,8 @@ enum op_kind {
     OP_BODY,          /* the operations are in the last descriptor (a sealed memfd), v0 bytes */
 
     /* control requests */
-    OP_ATTACH = 96, /* s0 host path ("" when a mount came along), s1 path, flags; v0 device, v1 inode */
+    OP_ATTACH = 96, /* s0 host path ("" when a mount came along), s1 path, flags; v0 device, v1 inode. With TREE_COW an
+                     * OP_TREE follows: the same of the directory that has `upper` and `work` */
     OP_DRAIN,       /* read and drop what comes out of these pipes */
     OP_STATUS,      /* who lives in the cell, and for how long it has stood still since v0 (CLOCK_MONOTONIC, ns);
                      * n0: the latter only */
@@ -81,7 +82,8 @@ enum {
     TREE_OPTIONAL = 128,     /* absent on the host: skip */
     TREE_NOT_RECURSIVE = 256, /* without the mounts beneath */
     TREE_STAGE = 1024,        /* s1 is a place of the host's root: a layer for an overlay, gone with that root */
-    TREE_FILE = 512           /* the source is a file, so its mount point is one (attach) */
+    TREE_FILE = 512,          /* the source is a file, so its mount point is one (attach) */
+    TREE_COW = 2048           /* what is written goes elsewhere (attach) */
 };
 
 enum { STDIO_IN = 1, STDIO_OUT = 2, STDIO_ERR = 4 };

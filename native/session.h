@@ -79,14 +79,27 @@ void mounts_leave_host(void); /* before the first guest */
 int mount_proc(void); /* of the caller's pid namespace, detached */
 int mount_set(int tree, uint64_t attributes, int recursive);
 int mount_move(int tree, int root, const char *path);
+int mount_detached(int fs, uint64_t attributes); /* of a configured fs, which is closed */
 uint64_t mount_attributes(uint32_t tree_flags);
+
+/* ---- overlay.c ---- */
+struct overlay {
+    const char *lower, *upper, *work; /* upper and work "": lower layers alone */
+};
+/* A detached mount, or -1 with errno and the option that was refused, if it was one. */
+int overlay_mount(const struct overlay *layers, uint64_t attributes, const char **option);
+/* Of two detached trees, the second with directories `upper` and `work`; the caller's mount namespace sees neither. -1
+ * with errno and the step that failed. */
+int overlay_aside(int lower, int holder, uint64_t attributes, char *step, size_t room);
 
 /* ---- attach.c: a mount on a live session; "" or the step that failed with errno ---- */
 struct attach_view {
     int host_mountns, cell_mountns; /* host_mountns -1: trees come along with the request */
     int scratch;
 };
-const char *attach(const struct attach_view *view, const struct op *op, int tree);
+/* With TREE_COW `holder` says where the changes go. The trees, in that order, are there for root alone. */
+const char *attach(const struct attach_view *view, const struct op *op, const struct op *holder, const int *trees,
+                   int count);
 
 /* ---- settle.c ---- */
 /* The mounts named by the OP_READONLY that follow become so, all or none: "" or the step that failed with errno. */

@@ -45,6 +45,7 @@ from alcove.contract import (
 )
 
 if TYPE_CHECKING:
+    from alcove.changes import Applied, Change, Refusal
     from alcove.local import LocalSandbox, LocalSandboxConfig
     from alcove.sandbox import AsyncSandbox, Sandbox
 
@@ -53,7 +54,9 @@ if TYPE_CHECKING:
 __all__ = [
     "MEMORY_MOUNT",
     "OUTPUTS_MOUNT",
+    "Applied",
     "AsyncSandbox",
+    "Change",
     "Conflict",
     "Duration",
     "ExecError",
@@ -71,6 +74,7 @@ __all__ = [
     "NetworkPolicy",
     "NetworkPolicyError",
     "RateLimited",
+    "Refusal",
     "ResolvedMount",
     "ResourceLimits",
     "Sandbox",
@@ -94,6 +98,9 @@ __all__ = [
 ]
 
 _LAZY = {
+    "Applied": "alcove.changes",
+    "Change": "alcove.changes",
+    "Refusal": "alcove.changes",
     "LocalSandbox": "alcove.local",
     "LocalSandboxConfig": "alcove.local",
     "Sandbox": "alcove.sandbox",

@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterable, Iterator
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
@@ -28,6 +28,7 @@ from alcove.local import LocalSandboxConfig
 from alcove.portal import at_exit, portal
 
 if TYPE_CHECKING:
+    from alcove.changes import Applied, Change
     from alcove.egress.audit import Record
 
 
@@ -65,6 +66,20 @@ class _AllowLists(Protocol):
     def network_log(self, session_id: str, /, *, since: datetime | None) -> "Iterator[Record]": ...
 
     def follow_network_log(self, session_id: str, /, *, since: datetime | None) -> "AsyncIterator[Record]": ...
+
+
+#: Paths in a host directory that a session has by copy-on-write; None: all of it.
+Paths = Collection[str | os.PathLike[str]] | None
+
+
+class _CopyOnWrite(Protocol):
+    async def changes(self, session_id: str, /, paths: Paths, *, target: str | None, patch: bool) -> "list[Change]": ...
+
+    async def diff(self, session_id: str, /, paths: Paths, *, target: str | None) -> str: ...
+
+    async def apply(self, session_id: str, /, paths: Paths, *, target: str | None) -> "Applied": ...
+
+    async def discard(self, session_id: str, /, *, target: str | None) -> None: ...
 
 
 #: The sessions that this process made and has to end.
@@ -172,6 +187,27 @@ class Live:
         if not hasattr(grip.backend, method):
             raise Unsupported(grip.backend.name, what)
         return cast("_AllowLists", grip.backend)
+
+    async def changes(self, paths: Paths, target: str | None, *, patch: bool) -> "list[Change]":
+        grip = self._held()
+        return await self._with_changes(grip).changes(grip.session.id, paths, target=target, patch=patch)
+
+    async def diff(self, paths: Paths, target: str | None) -> str:
+        grip = self._held()
+        return await self._with_changes(grip).diff(grip.session.id, paths, target=target)
+
+    async def apply_changes(self, paths: Paths, target: str | None) -> "Applied":
+        grip = self._held()
+        return await self._with_changes(grip).apply(grip.session.id, paths, target=target)
+
+    async def discard(self, target: str | None) -> None:
+        grip = self._held()
+        await self._with_changes(grip).discard(grip.session.id, target=target)
+
+    def _with_changes(self, grip: _Grip) -> _CopyOnWrite:
+        if not hasattr(grip.backend, "discard"):
+            raise Unsupported(grip.backend.name, "telling what a session changed")
+        return cast("_CopyOnWrite", grip.backend)
 
     async def terminate(self) -> None:
         if self._grip is not None:

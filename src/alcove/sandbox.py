@@ -28,12 +28,13 @@ from alcove.contract import (
     SandboxSpec,
     Unrestricted,
 )
-from alcove.live import Live, Made, configuration
+from alcove.live import Live, Made, Paths, configuration
 from alcove.local import LocalSandbox, LocalSandboxConfig
 from alcove.portal import portal
 from alcove.registry import load
 
 if TYPE_CHECKING:
+    from alcove.changes import Applied, Change
     from alcove.egress.audit import Record
 
 _NO_MAP: Mapping[str, str] = {}
@@ -265,10 +266,58 @@ class AsyncSandbox(_Described):
         return await self._live.exec(request)
 
     async def attach(
-        self, source: str | os.PathLike[str], target: str, *, access: FilesystemAccess = FilesystemAccess.READ_ONLY
+        self,
+        source: str | os.PathLike[str],
+        target: str,
+        *,
+        access: FilesystemAccess = FilesystemAccess.READ_ONLY,
+        copy_on_write: bool = False,
     ) -> SandboxSession:
-        """Show the host directory `source` (empty: a fresh one) at `target`, and return the session as it is then."""
-        return await self._live.attach(FilesystemMount(source, target, access))
+        """Show the host directory `source` (empty: a fresh one) at `target`, and return the session as it is then.
+
+        With `copy_on_write` (and read-only access) the session may write, and the host's directory does not change.
+        """
+        mount = FilesystemMount(source, target, access, copy_on_write=copy_on_write)
+        return await self._live.attach(mount)
+
+    async def changes(self, paths: Paths = None, *, target: str | None = None, patch: bool = False) -> "list[Change]":
+        """Tell what the session changed of the directories that it has by copy-on-write.
+
+        Of all of them or of the one at `target`; of everything in it or of what is at and beneath `paths`, which are
+        relative to it or begin with its target. With `patch` each change has its text.
+
+        Raises:
+            InvalidRequest: there is no such mount, or a path lies in none.
+            SandboxIoError: something cannot be read, or there is too much of it.
+        """
+        return await self._live.changes(paths, target, patch=patch)
+
+    async def diff(self, paths: Paths = None, *, target: str | None = None) -> str:
+        """Return what `changes` tells as one text, which `git apply` and `patch -p1` read in the directory."""
+        return await self._live.diff(paths, target)
+
+    async def apply(self, paths: Paths = None, *, target: str | None = None) -> "Applied":
+        """Write changes to the host: all of one mount, or those at and beneath `paths`.
+
+        Where one of them changed on the host meanwhile, nothing is written. What git on the host would run is written
+        only where `paths` names it itself. Nothing may run in the session.
+
+        Raises:
+            Conflict: somebody else is applying to this directory.
+            InvalidRequest: there is no such mount, or several, or nothing changed at one of `paths`.
+            LifecycleError: something runs in the session.
+            SandboxIoError: something cannot be written; what was written stays.
+        """
+        return await self._live.apply_changes(paths, target)
+
+    async def discard(self, *, target: str | None = None) -> None:
+        """Forget what the session changed of a directory: it sees the host's again, as that is now.
+
+        Raises:
+            InvalidRequest: there is no such mount, or several.
+            LifecycleError: something runs in the session.
+        """
+        await self._live.discard(target)
 
     async def network(self, policy: Unrestricted | Limited) -> SandboxSession:
         """Put another network policy in force, and return the session as it is then.
@@ -380,10 +429,58 @@ class Sandbox(_Described):
         return portal().call(self._live.exec(request))
 
     def attach(
-        self, source: str | os.PathLike[str], target: str, *, access: FilesystemAccess = FilesystemAccess.READ_ONLY
+        self,
+        source: str | os.PathLike[str],
+        target: str,
+        *,
+        access: FilesystemAccess = FilesystemAccess.READ_ONLY,
+        copy_on_write: bool = False,
     ) -> SandboxSession:
-        """Show the host directory `source` (empty: a fresh one) at `target`, and return the session as it is then."""
-        return portal().call(self._live.attach(FilesystemMount(source, target, access)))
+        """Show the host directory `source` (empty: a fresh one) at `target`, and return the session as it is then.
+
+        With `copy_on_write` (and read-only access) the session may write, and the host's directory does not change.
+        """
+        mount = FilesystemMount(source, target, access, copy_on_write=copy_on_write)
+        return portal().call(self._live.attach(mount))
+
+    def changes(self, paths: Paths = None, *, target: str | None = None, patch: bool = False) -> "list[Change]":
+        """Tell what the session changed of the directories that it has by copy-on-write.
+
+        Of all of them or of the one at `target`; of everything in it or of what is at and beneath `paths`, which are
+        relative to it or begin with its target. With `patch` each change has its text.
+
+        Raises:
+            InvalidRequest: there is no such mount, or a path lies in none.
+            SandboxIoError: something cannot be read, or there is too much of it.
+        """
+        return portal().call(self._live.changes(paths, target, patch=patch))
+
+    def diff(self, paths: Paths = None, *, target: str | None = None) -> str:
+        """Return what `changes` tells as one text, which `git apply` and `patch -p1` read in the directory."""
+        return portal().call(self._live.diff(paths, target))
+
+    def apply(self, paths: Paths = None, *, target: str | None = None) -> "Applied":
+        """Write changes to the host: all of one mount, or those at and beneath `paths`.
+
+        Where one of them changed on the host meanwhile, nothing is written. What git on the host would run is written
+        only where `paths` names it itself. Nothing may run in the session.
+
+        Raises:
+            Conflict: somebody else is applying to this directory.
+            InvalidRequest: there is no such mount, or several, or nothing changed at one of `paths`.
+            LifecycleError: something runs in the session.
+            SandboxIoError: something cannot be written; what was written stays.
+        """
+        return portal().call(self._live.apply_changes(paths, target))
+
+    def discard(self, *, target: str | None = None) -> None:
+        """Forget what the session changed of a directory: it sees the host's again, as that is now.
+
+        Raises:
+            InvalidRequest: there is no such mount, or several.
+            LifecycleError: something runs in the session.
+        """
+        portal().call(self._live.discard(target))
 
     def network(self, policy: Unrestricted | Limited) -> SandboxSession:
         """Put another network policy in force, and return the session as it is then.

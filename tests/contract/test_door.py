@@ -11,7 +11,9 @@ import alcove
 DOOR = {
     "MEMORY_MOUNT",
     "OUTPUTS_MOUNT",
+    "Applied",
     "AsyncSandbox",
+    "Change",
     "Conflict",
     "Duration",
     "ExecError",
@@ -29,6 +31,7 @@ DOOR = {
     "NetworkPolicy",
     "NetworkPolicyError",
     "RateLimited",
+    "Refusal",
     "ResolvedMount",
     "ResourceLimits",
     "Sandbox",
@@ -50,7 +53,7 @@ DOOR = {
     "from_json",
     "to_json",
 }
-LATE = {"AsyncSandbox", "LocalSandbox", "LocalSandboxConfig", "Sandbox"}
+LATE = {"Applied", "AsyncSandbox", "Change", "Refusal", "LocalSandbox", "LocalSandboxConfig", "Sandbox"}
 
 
 def modules_after(statement: str) -> set[str]:

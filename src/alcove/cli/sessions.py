@@ -125,7 +125,7 @@ def _tell(session: SandboxSession, given: Given, words: str) -> None:
 
 
 def _access(mount: FilesystemMount) -> str:
-    return mount.access.replace("_", "-")
+    return "copy-on-write" if mount.copy_on_write else mount.access.replace("_", "-")
 
 
 def _row(session: SandboxSession) -> tuple[str, ...]:

@@ -6,8 +6,9 @@ from alcove.cli.grammar import Command, Commands, Option
 _ALLOW_ROOT_OWNED = Option("--allow-root-owned", "", "allow read-write mounts of directories that belong to root")
 _MOUNT_OPTION = Option(
     "--mount",
-    "SRC:DST[:ro|rw]",
-    "show the host's SRC at DST inside, read-only unless rw; an empty SRC is a fresh directory",
+    "SRC:DST[:ro|rw|cow]",
+    "show the host's SRC at DST inside, read-only unless rw; an empty SRC is a fresh directory; with cow the guest "
+    "writes and the host's stays as it is",
     short="-m",
     parse=values.mount,
     many=True,
@@ -60,6 +61,7 @@ _RESULT = (
     Option("--output-limit", "SIZE", "with --json: keep so much of each stream", parse=values.size),
 )
 _JSON = Option("--json", "", "print JSON")
+_TARGET = Option("--target", "DIR", "of the copy-on-write mount at DIR, where a session has several")
 _ARGV = "COMMAND [ARGUMENT…]"
 
 COMMANDS = Commands(
@@ -116,7 +118,7 @@ COMMANDS = Commands(
             "mount",
             "alcove.cli.sessions:mount",
             "show a host directory in a live session",
-            words=("ID", "SRC:DST[:ro|rw]"),
+            words=("ID", "SRC:DST[:ro|rw|cow]"),
             options=(_ALLOW_ROOT_OWNED, _JSON),
         ),
         Command(
@@ -128,6 +130,34 @@ COMMANDS = Commands(
             about="Without processes nothing of it stays in memory; else they are frozen. The next command wakes it.",
         ),
         Command("resume", "alcove.cli.sessions:resume", "wake a session that sleeps", words=("ID",), options=(_JSON,)),
+        Command(
+            "diff",
+            "alcove.cli.project:diff",
+            "tell what a session changed of its copy-on-write mounts",
+            words=("ID", "[PATH…]"),
+            options=(
+                Option("--patch", "", "the text of the changes, for `git apply` or `patch -p1`", short="-p"),
+                _TARGET,
+                _JSON,
+            ),
+            about="A PATH is relative to the mount, or begins with the place where it is mounted.",
+        ),
+        Command(
+            "apply",
+            "alcove.cli.project:apply",
+            "write those changes to the host's directory",
+            words=("ID", "[PATH…]"),
+            options=(_TARGET, _JSON),
+            about="Where one of them changed on the host meanwhile, nothing is written. What git on the host would run "
+            "is written only where PATH names it. The exit code is 1 where something was not written.",
+        ),
+        Command(
+            "discard",
+            "alcove.cli.project:discard",
+            "forget those changes",
+            words=("ID",),
+            options=(_TARGET,),
+        ),
         Command(
             "net",
             "alcove.cli.net:net",

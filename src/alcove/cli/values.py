@@ -5,8 +5,8 @@ import re
 
 from alcove.contract import FilesystemAccess, FilesystemMount
 
-_MOUNT = "write it as SRC:DST, SRC:DST:ro or SRC:DST:rw, for example ./data:/workspace/data:ro"
-_ACCESS = {"ro": FilesystemAccess.READ_ONLY, "rw": FilesystemAccess.READ_WRITE}
+_MOUNT = "write it as SRC:DST, or with :ro, :rw or :cow after it, for example ./data:/workspace/data:ro"
+_ACCESS = {"ro": FilesystemAccess.READ_ONLY, "rw": FilesystemAccess.READ_WRITE, "cow": FilesystemAccess.READ_ONLY}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)([KMGT])(?:i?B)?", re.ASCII | re.IGNORECASE)
 _SHIFTS = {"K": 10, "M": 20, "G": 30, "T": 40}
 _SECONDS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -77,7 +77,7 @@ def label(text: str) -> tuple[str, str]:
 
 
 def mount(text: str) -> FilesystemMount:
-    """Return the mount of `SRC:DST[:ro|rw]`; SRC is relative to our own directory, or empty for a fresh one."""
+    """Return the mount of `SRC:DST[:ro|rw|cow]`; SRC is relative to our own directory, or empty for a fresh one."""
     places, _, access = text.rpartition(":")
     if access not in _ACCESS:
         places, access = text, "ro"
@@ -86,4 +86,4 @@ def mount(text: str) -> FilesystemMount:
         raise ValueError(_MOUNT)
     if source:
         source = os.path.abspath(os.path.expanduser(source))
-    return FilesystemMount(source, target, _ACCESS[access])
+    return FilesystemMount(source, target, _ACCESS[access], copy_on_write=access == "cow")

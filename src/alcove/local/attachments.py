@@ -1,6 +1,7 @@
 """What may be mounted into a session, and what not: decided on an open descriptor of the source."""
 
 import os
+import re
 import stat
 
 from msgspec import Struct
@@ -80,6 +81,8 @@ def _checked(fd: int, mount: FilesystemMount, store: str, *, allow_root_owned: b
         raise InvalidRequest(
             f"{name} contains or lies in Alcove's store {real_store}; choose a directory apart from it"
         )
+    if mount.copy_on_write:
+        _check_layerable(name, path, is_file=is_file)
     if mount.access is FilesystemAccess.READ_WRITE:
         _check_writable(name, found.st_uid, allow_root_owned=allow_root_owned, set_id=set_id)
     return Source(
@@ -105,6 +108,33 @@ def _kernel_file_system(fd: int, path: str) -> str | None:
             if kind in _KERNEL_KINDS and (parts[0] == mount_id or parts[4].startswith(f"{path}/")):
                 return kind
     return None
+
+
+def _check_layerable(name: str, path: str, *, is_file: bool) -> None:
+    if is_file:
+        raise InvalidRequest(f"{name} is a file, and copy_on_write is for directories: mount the one that it lies in")
+    refuse_mounts_beneath(name, path)
+
+
+def refuse_mounts_beneath(name: str, path: str) -> None:
+    """Refuse a directory for copy-on-write of which the guest would not see everything.
+
+    An overlay shows its lower directory without the mounts in it: what is there on the host would be gone inside.
+
+    Raises:
+        InvalidRequest: something is mounted in it.
+    """
+    with open("/proc/self/mountinfo") as file:
+        points = [_unescaped(line.split(" ")[4]) for line in file]
+    if beneath := [point for point in points if point.startswith(f"{path}/")]:
+        raise InvalidRequest(
+            f"{name} has mounts in it ({beneath[0]}), which copy_on_write does not reach across: mount each by itself"
+        )
+
+
+def _unescaped(field: str) -> str:
+    r"""A path of mountinfo, in which a blank is \040."""
+    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), field)
 
 
 def _check_writable(name: str, uid: int, *, allow_root_owned: bool, set_id: bool) -> None:

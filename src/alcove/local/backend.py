@@ -4,7 +4,7 @@ import asyncio
 import base64
 import os
 import socket
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator
 from contextlib import suppress
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -52,6 +52,7 @@ from alcove.local.snapshots import Snapshots
 from alcove.local.store import Store
 
 if TYPE_CHECKING:
+    from alcove.changes import Applied, Change
     from alcove.egress.audit import Record
 
 _DEBUG_VARIANT = 1
@@ -420,6 +421,77 @@ class LocalSandbox:
             await self._mounter.attach(live, mount)
             self._sessions.save(live)
         return live.view(SandboxState.RUNNING)
+
+    # Copy-on-write mounts
+
+    async def changes(
+        self,
+        session_id: str,
+        /,
+        paths: Collection[str | os.PathLike[str]] | None = None,
+        *,
+        target: str | None = None,
+        patch: bool = False,
+    ) -> list["Change"]:
+        """Tell what a session changed of the directories that it has by copy-on-write, while it runs or not.
+
+        Of all such mounts or of the one at `target`; of everything in it or of what is at and beneath `paths`, which
+        are relative to it or begin with its target. With `patch` each change has its text.
+
+        Raises:
+            SessionNotFound: there is none.
+            InvalidRequest: it has no such mount, or a path lies in none.
+            LifecycleError: the host's directory is another one now.
+            SandboxIoError: something cannot be read, or there is too much of it.
+        """
+        from alcove.local import projects
+
+        return await projects.changes(self._sessions, session_id, paths, target, patch=patch)
+
+    async def diff(
+        self, session_id: str, /, paths: Collection[str | os.PathLike[str]] | None = None, *, target: str | None = None
+    ) -> str:
+        """Return what `changes` tells as one text, which `git apply` and `patch -p1` read in the directory.
+
+        Raises:
+            As `changes`.
+        """
+        return "".join(
+            change.patch or "" for change in await self.changes(session_id, paths, target=target, patch=True)
+        )
+
+    async def apply(
+        self, session_id: str, /, paths: Collection[str | os.PathLike[str]] | None = None, *, target: str | None = None
+    ) -> "Applied":
+        """Write a session's changes to the host: all of one mount, or those at and beneath `paths`.
+
+        Where one chosen path changed on the host since the session began with it, nothing is written. Set-id bits,
+        devices, owners and attributes never arrive, and what git on the host would run only where `paths` names it
+        itself. The session's cell ends for it; the next exec makes it again.
+
+        Raises:
+            SessionNotFound: there is none.
+            InvalidRequest: it has no such mount or several, or nothing changed at one of `paths`.
+            LifecycleError: something runs in it, or the host's directory is another one now.
+            Conflict: somebody else is applying to this directory.
+            SandboxIoError: something cannot be read or written; what was written stays.
+        """
+        from alcove.local import projects
+
+        return await projects.apply(self._sessions, session_id, paths, target)
+
+    async def discard(self, session_id: str, /, *, target: str | None = None) -> None:
+        """Forget what a session changed of a directory: it sees the host's again, as that is now.
+
+        Raises:
+            SessionNotFound: there is none.
+            InvalidRequest: it has no such mount, or several.
+            LifecycleError: something runs in it.
+            SandboxIoError: the store cannot be written.
+        """
+        from alcove.local import projects
+
+        await projects.discard(self._sessions, session_id, target)
 
     # The network
 

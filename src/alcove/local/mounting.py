@@ -6,17 +6,20 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from alcove.contract import FilesystemAccess, FilesystemMount, SandboxIoError, SandboxSpec, Unsupported
-from alcove.local import attachments, control
+from alcove.contract import FilesystemAccess, FilesystemMount, InvalidRequest, SandboxIoError, SandboxSpec
+from alcove.local import attachments, control, layers, processes
 from alcove.local.attachments import Source
 from alcove.local.config import LocalSandboxConfig
 from alcove.local.host import Host
 from alcove.local.launch import CONTROL_SOCKET, Launcher, connect
 from alcove.local.operations import Kind, Tree, operation
 from alcove.local.records import Attached
+from alcove.local.removal import remove_tree
 
 if TYPE_CHECKING:
     from alcove.local.sessions import LiveSession
+
+_DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class Mounter:
@@ -34,11 +37,12 @@ class Mounter:
         Raises:
             InvalidRequest: source or target is a place that no session may have.
             SandboxIoError: the source is not there.
-            Unsupported: this backend has no such mount.
         """
-        if mount.copy_on_write:
-            raise Unsupported("local", "copy-on-write mounts; attach it read_only")
         attachments.check_target(mount.target)
+        if mount.copy_on_write and not mount.source:
+            raise InvalidRequest(
+                f"mount target `{mount.target}`: copy_on_write needs a source; a fresh directory can be read_write"
+            )
         if mount.source:
             os.close(self._open(mount, spec).fd)
 
@@ -50,19 +54,40 @@ class Mounter:
         """
         target = attachments.check_target(mount.target)
         source = mount.source or self._fresh_directory(live)
+        layer = self.layer(live, source) if mount.copy_on_write else ""
+        attached = Attached(source=source, target=target, access=mount.access, own=not mount.source, layer=layer)
         try:
-            await self.mount(live, Attached(source=source, target=target, access=mount.access, own=not mount.source))
+            await self.mount(live, attached)
         except BaseException:
             if not mount.source:
                 os.rmdir(source)
+            if layer:
+                remove_tree(f"{live.directory}/{layer}")
             raise
+
+    def layer(self, live: "LiveSession", source: str) -> str:
+        """Make a place for the changes of a copy-on-write mount, and return its name in the session's directory.
+
+        Raises:
+            SandboxIoError: it cannot be made.
+        """
+        from alcove.local import uppers
+
+        try:
+            return uppers.make(live.directory, source, self._owner(live))
+        except OSError as error:
+            raise SandboxIoError(f"mount of `{source}`: {error.strerror}") from None
+
+    def _owner(self, live: "LiveSession") -> int | None:
+        """Who owns the session's directories, unless it is we: their ids on disk are its own, or counted from 0."""
+        return None if self._host.idmap else live.base_id
 
     def _fresh_directory(self, live: "LiveSession") -> str:
         path = f"{live.directory}/mount-{secrets.token_hex(4)}"
         os.mkdir(path)
         os.chmod(path, 0o777)  # noqa: S103 - for every user of the session; the store around it is ours alone
-        if live.base_id is not None and not self._host.idmap:
-            os.chown(path, live.base_id, live.base_id)
+        if (owner := self._owner(live)) is not None:
+            os.chown(path, owner, owner)
         return path
 
     async def mount(self, live: "LiveSession", attached: Attached, *, again: bool = False) -> None:
@@ -83,8 +108,20 @@ class Mounter:
                 f"mount of `{attached.source}` at `{attached.target}`: {reply.step}: {os.strerror(reply.error)}"
                 f"{_ADVICE.get(reply.step, '')}"
             )
+        if attached.layer:
+            self._check_overlay(live)
         mounted = replace(attached, source=source.path)
         live.record = replace(live.record, attached=(*live.record.attached, mounted))
+
+    def _check_overlay(self, live: "LiveSession") -> None:
+        """Look at what the kernel made of it; a mount that is not as it was meant goes, with all that is beside it."""
+        running = live.record.processes
+        if running is not None:
+            try:
+                layers.check_overlays(running.warden)
+            except BaseException:
+                processes.ask_to_end(running)
+                raise
 
     def _open(self, mount: FilesystemMount, spec: SandboxSpec, *, again: bool = False) -> Source:
         allowed = again or self._config.allow_root_owned
@@ -101,35 +138,30 @@ class Mounter:
             flags |= Tree.RDONLY
         if source.is_file:
             flags |= Tree.FILE
-        if self._host.root:
-            return await self._by_porter(live, attached, source, flags)
-        request = operation(
-            Kind.ATTACH,
-            source.path,
-            attached.target,
-            flags=flags,
-            v0=source.device,
-            v1=source.inode,
-        )
-        return await control.ask(live.directory, request)
+        if attached.layer:
+            flags |= Tree.COW | Tree.NOT_RECURSIVE
+        holder = os.open(f"{live.directory}/{attached.layer}", _DIRECTORY) if attached.layer else None
+        try:
+            if self._host.root:
+                return await self._by_porter(live, attached, source, flags, holder)
+            ids = {"v0": source.device, "v1": source.inode}
+            request = operation(Kind.ATTACH, source.path, attached.target, flags=flags, **ids)
+            return await control.ask(live.directory, request + _changes(live, attached, holder))
+        finally:
+            if holder is not None:
+                os.close(holder)
 
-    async def _by_porter(self, live: "LiveSession", attached: Attached, source: Source, flags: int) -> control.Reply:
+    async def _by_porter(
+        self, live: "LiveSession", attached: Attached, source: Source, flags: int, holder: int | None
+    ) -> control.Reply:
         """With our own rights, and with the owner on disk as the session's root inside."""
         base = live.base_id or 0
         if not attached.own:
             flags |= Tree.IDMAP_OWNER
         elif live.record.idmap:
             flags |= Tree.IDMAP
-        request = operation(
-            Kind.ATTACH,
-            "",
-            attached.target,
-            flags=flags,
-            n0=source.uid,
-            n1=source.gid,
-            v0=base,
-            v1=base,
-        )
+        ids = {"n0": source.uid, "n1": source.gid, "v0": base, "v1": base}
+        request = operation(Kind.ATTACH, "", attached.target, flags=flags, **ids)
         running = live.record.processes
         if running is None:
             raise ConnectionError("the session has no processes")
@@ -139,8 +171,9 @@ class Mounter:
             try:
                 with connect(live.directory, CONTROL_SOCKET) as connection:
                     connection.setblocking(True)
-                    porter.plan(request)
-                    porter.send(connection.fileno(), source.fd, userns)
+                    porter.plan(request + _changes(live, attached, holder))
+                    sources = (source.fd,) if holder is None else (source.fd, holder)
+                    porter.send(connection.fileno(), userns, *sources)
             finally:
                 os.close(userns)
             return control.parse_reply(await porter.answer(control.REPLY.size, control.ANSWER_WITHIN_S))
@@ -148,11 +181,22 @@ class Mounter:
             porter.abandon()  # it has answered, or has had its time
 
 
+def _changes(live: "LiveSession", attached: Attached, holder: int | None) -> bytes:
+    """What says where the changes of a copy-on-write mount go: nothing, for another."""
+    if holder is None:
+        return b""
+    found = os.fstat(holder)
+    flags = Tree.NOSUID | Tree.NODEV | Tree.NOT_RECURSIVE | (Tree.IDMAP if live.record.idmap else 0)
+    place = f"{live.directory}/{attached.layer}"
+    return operation(Kind.TREE, place, flags=flags, v0=found.st_dev, v1=found.st_ino)
+
+
 _ADVICE = {
     "mount point": "; its parent is read-only inside: choose a target below /mnt, /workspace, or a new top-level name",
     "idmapped mount": "; this file system cannot show other owners: attach a directory on ext4, xfs, btrfs or tmpfs",
+    "overlay": "; the store or the directory lies on a file system that cannot be a layer: `alcove doctor`",
 }
 
 
 def _as_mount(attached: Attached) -> FilesystemMount:
-    return FilesystemMount(attached.source, attached.target, attached.access)
+    return FilesystemMount(attached.source, attached.target, attached.access, copy_on_write=bool(attached.layer))

@@ -77,6 +77,7 @@ class Tree:
     NOT_RECURSIVE = 256
     FILE = 512
     STAGE = 1024
+    COW = 2048
 
 
 class Stdio:

@@ -24,12 +24,16 @@ OWNED = "host:owned"
 
 
 class Attached(Struct, frozen=True):
-    """A mount beyond the canonical ones; `own` is a directory of the session's, not the caller's."""
+    """A mount beyond the canonical ones; `own` is a directory of the session's, not the caller's.
+
+    `layer` names the directory of the session's that has the changes of a copy-on-write mount; else it is empty.
+    """
 
     source: str
     target: str
     access: FilesystemAccess
     own: bool
+    layer: str = ""
 
 
 class Egress(Struct, frozen=True):
