@@ -84,6 +84,7 @@ static _Noreturn void child_main(int socket, int lower, int holder, uint64_t att
 {
     struct control_reply reply = {0};
     const char *step;
+    title_set("alcove-overlay");
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     int mount = mount_staged(lower, holder, attributes, &step);
     if (mount < 0) {

@@ -12,6 +12,8 @@ from alcove.contract import Limited, SandboxSpec, Unrestricted
 from alcove.local.backend import LocalSandbox
 from alcove.local.config import LocalSandboxConfig
 from alcove.testing import no_leaks
+from tests.conftest import PlainUser
+from tests.local import projects
 from tests.local.cell import Cell, live
 
 
@@ -61,4 +63,26 @@ async def _make_what_the_store_keeps(backend: LocalSandbox) -> None:
 @pytest_asyncio.fixture
 async def cell(backend: LocalSandbox) -> AsyncIterator[Cell]:
     async with live(backend) as cell:
+        yield cell
+
+
+@pytest.fixture
+def make_project(tmp_path: Path, plain_user: PlainUser) -> projects.Make:
+    """Make directories with files that belong to a person."""
+
+    def make(name: str = "project", owner: int = plain_user.uid, group: int = plain_user.gid) -> Path:
+        return projects.make(tmp_path / name, owner, group)
+
+    return make
+
+
+@pytest.fixture
+def project(make_project: projects.Make) -> Path:
+    return make_project()
+
+
+@pytest_asyncio.fixture
+async def box(backend: LocalSandbox, project: Path) -> AsyncIterator[Cell]:
+    """Yield a session that has `project` at /project by copy-on-write."""
+    async with live(backend, projects.spec(projects.mounted(project))) as cell:
         yield cell

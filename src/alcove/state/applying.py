@@ -27,7 +27,7 @@ _REPOSITORY = re.compile(rb"(?:^|/)\.git(?:/|\Z)", re.IGNORECASE)
 # a rebase to be continued) names programs, which git on the host would run.
 _GIT_DATA = re.compile(
     rb"(?:worktrees/[^/]+/)?"
-    rb"(?:(?:objects|refs|logs|lfs/objects)/.+|[A-Z_]+|index|packed-refs|shallow|description|info/exclude)"
+    rb"(?:(?:objects|refs|logs|lfs/objects)/.+|[A-Z_]+|index|packed-refs|shallow|description|info/(?:exclude|refs))"
 )
 
 

@@ -1,0 +1,164 @@
+"""What a session changed of a directory by copy-on-write: written to the host, refused, or forgotten."""
+# ruff: noqa: ASYNC240 - a test's own loop may wait for the host
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from alcove.contract import (
+    InvalidRequest,
+    LifecycleError,
+    SandboxIoError,
+)
+from alcove.local.backend import LocalSandbox
+from tests.conftest import PlainUser
+from tests.local.cell import Cell
+from tests.local.projects import EDIT, EDITED, FILES, Make, kinds, layer, next_tick, tree
+
+pytestmark = pytest.mark.user
+
+
+# Applied
+
+
+async def test_apply_writes_everything_once(box: Cell, project: Path, plain_user: PlainUser) -> None:
+    await box.out(EDIT)
+    outcome = await box.backend.apply(box.id)
+    assert outcome.complete
+    assert kinds(outcome.applied) == EDITED
+    assert tree(project) == {
+        "added": "new\n",
+        "edited": "one\ntwo\nthree\n",
+        "kept": FILES["kept"],
+        "sub": None,
+        "sub/there": FILES["sub/moved"],
+    }
+    assert {(path.lstat().st_uid, path.lstat().st_gid) for path in project.rglob("*")} == {
+        (plain_user.uid, plain_user.gid)
+    }
+    assert await box.backend.changes(box.id) == []
+    assert (await box.backend.apply(box.id)).applied == ()
+    assert await box.out("cd /project; ls; cat edited") == "added\nedited\nkept\nsub\none\ntwo\nthree\n"
+
+
+async def test_apply_of_paths_leaves_the_rest(box: Cell, project: Path) -> None:
+    await box.out(f"{EDIT}; mkdir -p deep/er; echo d >deep/er/file")
+    outcome = await box.backend.apply(box.id, ["deep/er/file", "gone"])
+    assert {change.path for change in outcome.applied} == {"deep", "deep/er", "deep/er/file", "gone"}
+    assert tree(project).keys() == {"deep", "deep/er", "deep/er/file", "edited", "kept", "sub", "sub/moved"}
+    with pytest.raises(InvalidRequest, match="changed nothing at `typo`"):
+        await box.backend.apply(box.id, ["edited", "typo"])
+    assert (project / "edited").read_text() == FILES["edited"]
+
+
+@pytest.mark.parametrize("looked", [False, True], ids=["unseen", "seen"])
+@pytest.mark.parametrize(
+    ("path", "meanwhile"),
+    [
+        ("edited", lambda top: (top / "edited").write_text("by the host")),
+        ("added", lambda top: (top / "added").write_text("by the host")),
+        ("gone", lambda top: (top / "gone").write_text("by the host, longer")),
+        ("sub/moved", lambda top: (top / "sub" / "moved").write_text("by the host")),
+    ],
+    ids=["edited", "added", "deleted", "renamed"],
+)
+async def test_what_changed_on_the_host_meanwhile_is_not_written_over(
+    box: Cell, project: Path, looked: bool, path: str, meanwhile: Callable[[Path], object]
+) -> None:
+    await box.out(EDIT)
+    if looked:
+        await box.backend.changes(box.id)
+    await next_tick(project)
+    meanwhile(project)
+    before = tree(project)
+    outcome = await box.backend.apply(box.id)
+    assert [refusal.path for refusal in outcome.conflicts] == [path]
+    assert outcome.applied == ()
+    assert tree(project) == before
+    assert (await box.backend.apply(box.id, ["kept"])).complete
+
+
+async def test_a_change_between_attach_and_the_first_write_is_seen(box: Cell, project: Path) -> None:
+    await next_tick(project)
+    (project / "edited").write_text("by the host")
+    await box.out("echo three >/project/edited")
+    assert [refusal.path for refusal in (await box.backend.apply(box.id)).conflicts] == ["edited"]
+    assert (project / "edited").read_text() == "by the host"
+
+
+async def test_another_directory_in_its_place_is_refused(box: Cell, project: Path, make_project: Make) -> None:
+    await box.out("echo x >/project/added")
+    project.rename(project.parent / "elsewhere")
+    make_project()
+    for call in (box.backend.apply, box.backend.changes):
+        with pytest.raises(LifecycleError, match="another directory than the one that the session began with"):
+            await call(box.id)
+    assert not (project / "added").exists()
+    await box.backend.discard(box.id)
+    assert await box.backend.changes(box.id) == []
+
+
+async def test_apply_is_refused_while_something_runs(box: Cell, project: Path) -> None:
+    await box.out("echo x >/project/added; sleep 7000 >/dev/null 2>&1 &")
+    for call in (box.backend.apply, box.backend.discard):
+        with pytest.raises(LifecycleError, match=f"1 processes run in session `{box.id}`.*kill -9 -1"):
+            await call(box.id)
+    assert not (project / "added").exists()
+    assert await box.out("cat /project/added") == "x\n"
+    await box.exec("kill", ["-9", "-1"])
+    assert (await box.backend.apply(box.id)).complete
+    assert (project / "added").read_text() == "x\n"
+
+
+async def test_two_who_apply_at_once_write_it_once(box: Cell, project: Path, config: object) -> None:
+    await box.out(EDIT)
+    other = LocalSandbox(box.backend.config)
+    try:
+        outcomes = await asyncio.gather(box.backend.apply(box.id), other.apply(box.id))
+    finally:
+        await other.aclose()
+    assert all(outcome.complete for outcome in outcomes)
+    assert sorted(len(outcome.applied) for outcome in outcomes) == [0, len(EDITED)]
+
+
+# Discarded
+
+
+async def test_discard_shows_the_hosts_directory_as_it_is_now(box: Cell, project: Path) -> None:
+    await box.out(EDIT)
+    old = layer(box)
+    (project / "later").write_text("by the host\n")
+    await box.backend.discard(box.id)
+    assert (
+        await box.out("cd /project; ls; cat edited later") == "edited\ngone\nkept\nlater\nsub\none\ntwo\nby the host\n"
+    )
+    assert await box.backend.changes(box.id) == []
+    assert not old.exists()
+    assert layer(box).exists()
+
+
+async def test_discard_begins_anew_for_what_the_host_has(box: Cell, project: Path) -> None:
+    await next_tick(project)
+    (project / "edited").write_text("by the host\n")
+    await box.backend.discard(box.id)
+    await box.out("echo three >>/project/edited")
+    assert (await box.backend.apply(box.id)).complete
+    assert (project / "edited").read_text() == "by the host\nthree\n"
+
+
+async def test_what_a_killed_discard_left_goes_with_the_next(box: Cell) -> None:
+    left = box.directory / "cow-00000000"
+    (left / "upper").mkdir(parents=True)
+    await box.backend.discard(box.id)
+    assert not left.exists()
+
+
+async def test_a_damaged_base_is_told_and_discarded(box: Cell) -> None:
+    await box.out("echo x >/project/added")
+    (layer(box) / "base").write_bytes(b"\xc1")
+    with pytest.raises(SandboxIoError, match="is damaged; discard the changes"):
+        await box.backend.apply(box.id)
+    await box.backend.discard(box.id)
+    assert await box.backend.changes(box.id) == []
