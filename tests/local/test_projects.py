@@ -3,6 +3,7 @@
 
 import asyncio
 import os
+import signal
 import subprocess
 from pathlib import Path
 
@@ -70,7 +71,9 @@ async def test_two_sessions_on_one_directory_do_not_meet(backend: LocalSandbox, 
 
 async def test_what_was_written_is_there_after_a_restart(box: Cell) -> None:
     await box.out(EDIT)
-    os.kill(box.native("warden"), 9)
+    processes = [box.native(role) for role in ("warden", "init", "spawner")]
+    os.kill(processes[0], signal.SIGKILL)
+    await outside.until(lambda: not any(map(outside.is_there, processes)))
     assert await box.out("cd /project; cat edited; ls") == "one\ntwo\nthree\nadded\nedited\nkept\nsub\n"
     assert kinds(await box.backend.changes(box.id)) == EDITED
 

@@ -65,10 +65,10 @@ async def test_a_repository_of_the_hosts_goes_on_inside_and_comes_back(
         outcome = await backend.apply(cell.id)
     assert outcome.conflicts == ()
     assert outcome.left == ()
+    assert not_of(plain_user.uid, project) == []
     said = await asyncio.to_thread(on_host, project, "fsck --strict", "log --format=%s", "status --porcelain -b")
     assert said == "fixed\nfirst\n## fix\n"
-    assert owners(project) == {plain_user.uid}
 
 
-def owners(top: Path) -> set[int]:
-    return {path.lstat().st_uid for path in top.rglob("*")}
+def not_of(owner: int, top: Path) -> list[Path]:
+    return [path for path in top.rglob("*") if path.lstat().st_uid != owner]

@@ -5,6 +5,8 @@ from typing import Any
 
 from alcove.local import landlock, plan, rootfs, seccomp
 from alcove.local.operations import Kind, Tree, operation
+from alcove.state import applying
+from alcove.state.fingerprints import Fingerprints
 
 
 def _without(unwanted: int) -> None:
@@ -67,6 +69,19 @@ def no_landlock_scopes() -> None:
     landlock._SCOPES_SINCE = 1 << 30
 
 
+def written_through() -> None:
+    """Show what is to be by copy-on-write as it is, and writable."""
+    Tree.COW = Tree.RDONLY = 0
+
+
+def git_trusted() -> None:
+    setattr(applying, "_runs", lambda *_: False)  # noqa: B010
+
+
+def host_changes_ignored() -> None:
+    setattr(Fingerprints, "objection", lambda *_: None)  # noqa: B010
+
+
 MUTANTS: dict[str, Callable[[], None]] = {
     mutant.__name__: mutant
     for mutant in (
@@ -79,6 +94,9 @@ MUTANTS: dict[str, Callable[[], None]] = {
         toolchain_writable,
         nested_user_namespaces,
         no_landlock_scopes,
+        written_through,
+        git_trusted,
+        host_changes_ignored,
     )
 }
 

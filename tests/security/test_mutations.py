@@ -25,6 +25,7 @@ MOUNTS = "tests/security/test_mounts.py::"
 SYSCALLS = "tests/security/test_syscalls.py::"
 PROCESSES = "tests/security/test_processes.py::"
 EXHAUSTION = "tests/security/test_exhaustion.py::"
+COPIES = "tests/security/test_copy_on_write.py::"
 PARAMETERS = "tests/security/test_parameters.py::"
 
 OWN = PROCESSES + "TestPk12::test_pk12_namespaces_are_its_own[first]"
@@ -78,6 +79,9 @@ POLICIES: dict[str, list[str]] = {
     "toolchain_writable": [FILES + "TestFs01::test_fs01_shown_directories_stay_as_they_are[first]"],
     "nested_user_namespaces": [MOUNTS + "TestFs08::test_fs08_no_budget_for_user_namespaces_either"],
     "no_landlock_scopes": [FILES + "TestFs18::test_fs18_abstract_sockets_of_the_host_are_out_of_reach[unrestricted]"],
+    "written_through": [COPIES + "TestHost::test_cow_the_host_stays_as_it_is"],
+    "git_trusted": [COPIES + "TestApplied::test_cow_what_git_would_run_is_not_applied_unless_named"],
+    "host_changes_ignored": [COPIES + "TestApplied::test_cow_what_the_host_changed_is_not_written_over"],
 }
 
 #: A file of native/, what stands there, what is put in its place, and the tests that must notice.
@@ -93,6 +97,12 @@ TEXTS: dict[str, tuple[str, str, str, list[str]]] = {
         ".propagation = MS_PRIVATE",
         ".propagation = MS_SHARED",
         [MOUNTS + "TestFs09::test_fs09_no_mount_is_a_peer_or_a_slave_of_the_hosts[first]"],
+    ),
+    "layers-in-the-cell": (
+        "overlay.c",
+        "unshare(CLONE_NEWNS) < 0",
+        "0",
+        [COPIES + "TestLayers::test_cow_the_layers_are_not_seen_in_the_cell"],
     ),
     "set-id-honoured": (
         "mounts.c",
