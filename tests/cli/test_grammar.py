@@ -61,9 +61,9 @@ def test_missing_dashes_are_shown_in_their_place(line: str, right: str) -> None:
         ("show", "ID is missing"),
         ("show a b", "one word too many: `b`"),
         ("show a -- b", "`--` has no meaning here"),
-        ("mount a", "SRC:DST[:ro|rw] is missing"),
+        ("mount a", "SRC:DST[:ro|rw|cow] is missing"),
         ("run --cpus 1.5 -- ls", "--cpus 1.5: write a whole number, at least 1"),
-        ("run --mount=/a -- ls", "--mount /a: write it as SRC:DST, SRC:DST:ro or SRC:DST:rw, for example"),
+        ("run --mount=/a -- ls", "--mount /a: write it as SRC:DST, or with :ro, :rw or :cow after it, for example"),
     ],
 )
 def test_what_is_wrong_is_said(line: str, message: str) -> None:

@@ -80,6 +80,11 @@ def test_a_relative_source_is_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert values.mount("~/data:/b").source == "/home/me/data"
 
 
+def test_a_mount_by_copy_on_write() -> None:
+    assert values.mount("/a:/b:cow") == FilesystemMount("/a", "/b", copy_on_write=True)
+    assert values.mount("/cow:/b") == FilesystemMount("/cow", "/b")
+
+
 @pytest.mark.parametrize("text", ["", "/a", "/a:b", "a:b:ro", "/a:/b:rx", ":", "/a:", ":ro", "/a:/b:RW"])
 def test_what_is_no_mount(text: str) -> None:
     with pytest.raises(ValueError, match=r"for example \./data:/workspace/data:ro"):

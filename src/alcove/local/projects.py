@@ -177,9 +177,7 @@ def _apply(session: str, choice: _Choice) -> Applied:
 def _refuse_unchanged(paths: Iterable[bytes], changed: Collection[found.Change]) -> None:
     for path in paths:
         if path != b"." and not any(_lies_in(change, path) for change in changed):
-            raise InvalidRequest(
-                f"the session changed nothing at `{os.fsdecode(path)}`; `alcove diff` tells what it did"
-            )
+            raise InvalidRequest(f"the session changed nothing at `{os.fsdecode(path)}`; see: alcove diff")
 
 
 def _refused(target: str, refusals: Iterable[applying.Refusal]) -> Iterator[Refusal]:
