@@ -14,8 +14,8 @@ from alcove.contract import (
 )
 from alcove.local.backend import LocalSandbox
 from tests.conftest import PlainUser
-from tests.local.cell import Cell
-from tests.local.projects import EDIT, EDITED, FILES, Make, kinds, layer, next_tick, tree
+from tests.local.cell import Cell, live
+from tests.local.projects import EDIT, EDITED, FILES, Make, kinds, layer, mounted, next_tick, spec, tree
 
 pytestmark = pytest.mark.user
 
@@ -100,14 +100,28 @@ async def test_another_directory_in_its_place_is_refused(box: Cell, project: Pat
     assert await box.backend.changes(box.id) == []
 
 
+async def test_a_link_on_the_way_is_not_followed(backend: LocalSandbox, make_project: Make, tmp_path: Path) -> None:
+    """The very directory, elsewhere, by way of a link in a directory that somebody else may write to."""
+    inner = make_project("above/project")
+    async with live(backend, spec(mounted(inner))) as cell:
+        await cell.out("echo x >/project/added")
+        (tmp_path / "above").rename(tmp_path / "moved")
+        (tmp_path / "above").symlink_to(tmp_path / "moved")
+        with pytest.raises(LifecycleError, match="another directory than the one that the session began with"):
+            await backend.apply(cell.id)
+        (tmp_path / "above").unlink()
+        (tmp_path / "moved").rename(tmp_path / "above")
+        assert (await backend.apply(cell.id)).complete
+
+
 async def test_apply_is_refused_while_something_runs(box: Cell, project: Path) -> None:
     await box.out("echo x >/project/added; sleep 7000 >/dev/null 2>&1 &")
     for call in (box.backend.apply, box.backend.discard):
-        with pytest.raises(LifecycleError, match=f"1 processes run in session `{box.id}`.*kill -9 -1"):
+        with pytest.raises(LifecycleError, match=f"1 processes run in session `{box.id}`.*kill -9 -- -1"):
             await call(box.id)
     assert not (project / "added").exists()
     assert await box.out("cat /project/added") == "x\n"
-    await box.exec("kill", ["-9", "-1"])
+    await box.exec("kill", ["-9", "--", "-1"])
     assert (await box.backend.apply(box.id)).complete
     assert (project / "added").read_text() == "x\n"
 

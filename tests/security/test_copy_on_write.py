@@ -113,7 +113,7 @@ class TestLayers:
         assert not [name for name, word in stayed.said.items() if name.startswith("trusted.") and word == "ok"]
         assert stayed.said["read"] == ("EACCES" if AS_ROOT else "ok")
         assert fingerprint(project) == before
-        await cell.run("kill", "-9", "-1")
+        await cell.run("kill", "-9", "--", "-1")
         await cell.backend.apply(cell.id, ["forged"])
         seen = await cell.run("cat", f"{TARGET}/forged")
         assert seen.stdout == "forged\n"

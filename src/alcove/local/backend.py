@@ -491,7 +491,7 @@ class LocalSandbox:
         """
         from alcove.local import projects
 
-        await projects.discard(self._sessions, session_id, target)
+        await projects.discard(self._sessions, self._mounter, session_id, target)
 
     # The network
 

@@ -109,18 +109,18 @@ class Mounter:
                 f"{_ADVICE.get(reply.step, '')}"
             )
         if attached.layer:
-            self._check_overlay(live)
+            await self._check_overlay(live)
         mounted = replace(attached, source=source.path)
         live.record = replace(live.record, attached=(*live.record.attached, mounted))
 
-    def _check_overlay(self, live: "LiveSession") -> None:
+    async def _check_overlay(self, live: "LiveSession") -> None:
         """Look at what the kernel made of it; a mount that is not as it was meant goes, with all that is beside it."""
         running = live.record.processes
         if running is not None:
             try:
                 layers.check_overlays(running.warden)
             except BaseException:
-                processes.ask_to_end(running)
+                await processes.stop(running, live.record.groups)
                 raise
 
     def _open(self, mount: FilesystemMount, spec: SandboxSpec, *, again: bool = False) -> Source:

@@ -10,6 +10,7 @@ from alcove.changes import Applied, Change, Refusal
 from alcove.contract import InvalidRequest, SandboxIoError
 from alcove.contract.rules import collapsed_mount_target
 from alcove.local import uppers
+from alcove.local.mounting import Mounter
 from alcove.local.records import Attached
 from alcove.local.removal import remove_tree
 from alcove.local.rest import at_rest
@@ -54,12 +55,12 @@ async def apply(sessions: Sessions, session_id: str, paths: Paths, target: str |
         return await asyncio.shield(asyncio.to_thread(_apply, live.directory, choice))
 
 
-async def discard(sessions: Sessions, session_id: str, target: str | None) -> None:
+async def discard(sessions: Sessions, mounter: Mounter, session_id: str, target: str | None) -> None:
     """Forget a session's changes; see `LocalSandbox.discard`."""
     live = sessions.live(session_id)
     async with at_rest(sessions, live, "end and discard then"):
         choice = _one(live, _chosen(live, None, target), "discard")
-        fresh = replace(choice.mount, layer=sessions.mounter.layer(live, choice.mount.source))
+        fresh = replace(choice.mount, layer=mounter.layer(live, choice.mount.source))
         attached = tuple(fresh if mount is choice.mount else mount for mount in live.record.attached)
         live.record = replace(live.record, attached=attached)
         sessions.save(live)  # from here on the changes are gone, whatever happens

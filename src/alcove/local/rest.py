@@ -48,7 +48,7 @@ async def _refuse_running(live: LiveSession, purpose: str) -> None:
     if running:
         raise LifecycleError(
             f"{running} processes run in session `{live.id}` and may be writing: wait for them to {purpose}, "
-            f"or end them: alcove exec {live.id} -- kill -9 -1"
+            f"or end them: alcove exec {live.id} -- kill -9 -- -1"
         )
 
 

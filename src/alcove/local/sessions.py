@@ -93,7 +93,7 @@ class Sessions:
         self._store = store
         self._host = host
         self._native = native
-        self.mounter = mounter
+        self._mounter = mounter
         # a plain user can make no device nodes
         self._prepared = prepared.generate(store.root, host.cpus) if host.root else None
         self.layout = self._layout(owned=config.rootfs == "owned")
@@ -210,7 +210,7 @@ class Sessions:
         try:
             await self._start(live, enforced, launcher)
             for mount in spec.mounts:
-                await self.mounter.attach(live, mount)
+                await self._mounter.attach(live, mount)
             await self.policies.open(live)
             live.record = replace(live.record, maker=None)
             self.save(live)
@@ -413,7 +413,7 @@ class Sessions:
             await self._settle_layers(live)
             await self._start(live, enforced, self._launcher(live.key, live.spec))
             for mount in attached:
-                await self.mounter.mount(live, mount, again=True)
+                await self._mounter.mount(live, mount, again=True)
             await self.policies.open(live)
         except BaseException as error:
             live.drop_asked()
