@@ -300,12 +300,12 @@ class AsyncSandbox(_Described):
         """Write changes to the host: all of one mount, or those at and beneath `paths`.
 
         Where one of them changed on the host meanwhile, nothing is written. What git on the host would run is written
-        only where `paths` names it itself. Nothing may run in the session.
+        only where `paths` names it itself. What runs in the session stands still meanwhile.
 
         Raises:
             Conflict: somebody else is applying to this directory.
             InvalidRequest: there is no such mount, or several, or nothing changed at one of `paths`.
-            LifecycleError: something runs in the session.
+            LifecycleError: something runs in the session, and cannot be frozen.
             SandboxIoError: something cannot be written; what was written stays.
         """
         return await self._live.apply_changes(paths, target)
@@ -463,12 +463,12 @@ class Sandbox(_Described):
         """Write changes to the host: all of one mount, or those at and beneath `paths`.
 
         Where one of them changed on the host meanwhile, nothing is written. What git on the host would run is written
-        only where `paths` names it itself. Nothing may run in the session.
+        only where `paths` names it itself. What runs in the session stands still meanwhile.
 
         Raises:
             Conflict: somebody else is applying to this directory.
             InvalidRequest: there is no such mount, or several, or nothing changed at one of `paths`.
-            LifecycleError: something runs in the session.
+            LifecycleError: something runs in the session, and cannot be frozen.
             SandboxIoError: something cannot be written; what was written stays.
         """
         return portal().call(self._live.apply_changes(paths, target))

@@ -17,7 +17,7 @@ from alcove.contract import (
     SandboxIoError,
     SandboxSpec,
 )
-from alcove.local import layers
+from alcove.local import overlays
 from alcove.local.backend import LocalSandbox
 from tests.local import outside
 from tests.local.cell import Cell, live
@@ -164,7 +164,7 @@ async def test_an_overlay_with_other_options_is_taken_away(
     def refuse(_: int) -> None:
         raise LifecycleError("this kernel's overlay has options that are not safe here")
 
-    monkeypatch.setattr(layers, "check_overlays", refuse)
+    monkeypatch.setattr(overlays, "check_overlays", refuse)
     with pytest.raises(LifecycleError, match="not safe"):
         await backend.attach_filesystem(cell.id, mounted(project))
     monkeypatch.undo()
@@ -173,10 +173,10 @@ async def test_an_overlay_with_other_options_is_taken_away(
 
 async def test_the_options_are_read_back(box: Cell, monkeypatch: pytest.MonkeyPatch) -> None:
     """What `check_overlays` reads is there for it, as a plain user too."""
-    layers.check_overlays(box.native("warden"))
-    monkeypatch.setattr(layers, "_UNSAFE_OPTIONS", frozenset({"redirect_dir=nofollow"}))
+    overlays.check_overlays(box.native("warden"))
+    monkeypatch.setattr(overlays, "_UNSAFE_OPTIONS", frozenset({"redirect_dir=nofollow"}))
     with pytest.raises(LifecycleError, match="not safe"):
-        layers.check_overlays(box.native("warden"))
+        overlays.check_overlays(box.native("warden"))
 
 
 # Told

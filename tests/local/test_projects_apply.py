@@ -2,6 +2,7 @@
 # ruff: noqa: ASYNC240 - a test's own loop may wait for the host
 
 import asyncio
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -114,15 +115,53 @@ async def test_a_link_on_the_way_is_not_followed(backend: LocalSandbox, make_pro
         assert (await backend.apply(cell.id)).complete
 
 
-async def test_apply_is_refused_while_something_runs(box: Cell, project: Path) -> None:
+#: Writes the same number into two files, one after the other, for ever.
+PAIR = """
+(cd /project; n=0; while :; do n=$((n+1)); echo $n >.next; mv .next one; echo $n >.next; mv .next two; done) \\
+    >/dev/null 2>&1 &
+while ! test -e /project/two; do :; done
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a plain user has no group to freeze by")
+async def test_what_runs_stands_still_while_it_is_applied(box: Cell, project: Path) -> None:
+    await box.out(PAIR)
+    for _ in range(5):
+        outcome = await box.backend.apply(box.id, ["one", "two"])
+        assert outcome.complete
+        one, two = int((project / "one").read_text()), int((project / "two").read_text())
+        assert one - two in {0, 1}
+        await box.out('was=$(cat /project/one); while [ "$(cat /project/one)" = "$was" ]; do :; done')
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root can freeze what runs")
+async def test_what_cannot_be_frozen_refuses_to_apply(box: Cell, project: Path) -> None:
     await box.out("echo x >/project/added; sleep 7000 >/dev/null 2>&1 &")
-    for call in (box.backend.apply, box.backend.discard):
-        with pytest.raises(LifecycleError, match=f"1 processes run in session `{box.id}`.*kill -9 -- -1"):
-            await call(box.id)
+    with pytest.raises(LifecycleError, match=f"processes run in session `{box.id}`.*cannot be frozen"):
+        await box.backend.apply(box.id)
     assert not (project / "added").exists()
     assert await box.out("cat /project/added") == "x\n"
     await box.exec("kill", ["-9", "--", "-1"])
     assert (await box.backend.apply(box.id)).complete
+    assert (project / "added").read_text() == "x\n"
+
+
+async def test_discard_is_refused_while_something_runs(box: Cell) -> None:
+    await box.out("echo x >/project/added; sleep 7000 >/dev/null 2>&1 &")
+    with pytest.raises(LifecycleError, match=f"1 processes run in session `{box.id}`.*kill -9 -- -1"):
+        await box.backend.discard(box.id)
+    assert await box.out("cat /project/added") == "x\n"
+    await box.exec("kill", ["-9", "--", "-1"])
+    await box.backend.discard(box.id)
+    assert await box.backend.changes(box.id) == []
+
+
+async def test_a_mount_that_a_guest_has_moved_away_is_applied_all_the_same(
+    backend: LocalSandbox, cell: Cell, project: Path
+) -> None:
+    await backend.attach_filesystem(cell.id, mounted(project, "/workspace/above/project"))
+    await cell.out("echo x >above/project/added; mv above moved; mkdir -p above/project")
+    assert (await backend.apply(cell.id)).complete
     assert (project / "added").read_text() == "x\n"
 
 

@@ -10,7 +10,7 @@ import pytest
 from alcove.contract import FilesystemMount
 from tests.conftest import PlainUser
 from tests.local import outside
-from tests.security.cells import Cell, fingerprint, report
+from tests.security.cells import fingerprint, report
 from tests.security.conftest import MakeCell, make_canary
 
 pytestmark = [pytest.mark.security, pytest.mark.user]
@@ -202,12 +202,3 @@ class TestApplied:
         assert (project / "sub" / "inner").read_text() == "inner\n"
         assert (await cell.backend.apply(cell.id, ["sub"])).complete
         assert (project / "sub" / "inner").read_text() == "guest\n"
-
-    async def test_cow_nothing_is_applied_while_a_guest_writes(self, make_cell: MakeCell, project: Path) -> None:
-        cell: Cell = await make_cell(by_copy(project))
-        before = fingerprint(project)
-        await cell.resident()
-        await cell.sh(f"echo guest >{TARGET}/data")
-        with pytest.raises(Exception, match="processes run in session"):
-            await cell.backend.apply(cell.id)
-        assert fingerprint(project) == before

@@ -467,12 +467,12 @@ class LocalSandbox:
 
         Where one chosen path changed on the host since the session began with it, nothing is written. Set-id bits,
         devices, owners and attributes never arrive, and what git on the host would run only where `paths` names it
-        itself. The session's cell ends for it; the next exec makes it again.
+        itself. What runs in the session stands still meanwhile.
 
         Raises:
             SessionNotFound: there is none.
             InvalidRequest: it has no such mount or several, or nothing changed at one of `paths`.
-            LifecycleError: something runs in it, or the host's directory is another one now.
+            LifecycleError: something runs in it and cannot be frozen, or the host's directory is another one now.
             Conflict: somebody else is applying to this directory.
             SandboxIoError: something cannot be read or written; what was written stays.
         """

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 
 from alcove.contract import FilesystemAccess, FilesystemMount, InvalidRequest, SandboxIoError, SandboxSpec
-from alcove.local import attachments, control, layers, processes
+from alcove.local import attachments, control, overlays, processes
 from alcove.local.attachments import Source
 from alcove.local.config import LocalSandboxConfig
 from alcove.local.host import Host
@@ -118,7 +118,7 @@ class Mounter:
         running = live.record.processes
         if running is not None:
             try:
-                layers.check_overlays(running.warden)
+                overlays.check_overlays(running.warden)
             except BaseException:
                 await processes.stop(running, live.record.groups)
                 raise

@@ -10,10 +10,11 @@ from alcove.changes import Applied, Change, Refusal
 from alcove.contract import InvalidRequest, SandboxIoError
 from alcove.contract.rules import collapsed_mount_target
 from alcove.local import uppers
+from alcove.local.copies import beside
 from alcove.local.mounting import Mounter
 from alcove.local.records import Attached
 from alcove.local.removal import remove_tree
-from alcove.local.rest import at_rest
+from alcove.local.rest import at_rest, end_cell
 from alcove.local.sessions import LiveSession, Sessions
 from alcove.state import applying
 from alcove.state import changes as found
@@ -41,30 +42,34 @@ async def changes(
 ) -> list[Change]:
     """Tell what a session changed of the directories that it has by copy-on-write; see `LocalSandbox.changes`."""
     live = sessions.live(session_id)
-    async with live.lock:
+    async with live.lock, sessions.locked(live):
         sessions.refresh(live)
-    chosen = _chosen(live, paths, target)
+        chosen = _chosen(live, paths, target)
     return await asyncio.to_thread(lambda: list(_changes(live.directory, chosen, patch=patch)))
 
 
 async def apply(sessions: Sessions, session_id: str, paths: Paths, target: str | None) -> Applied:
     """Write a session's changes to the host; see `LocalSandbox.apply`."""
     live = sessions.live(session_id)
-    async with at_rest(sessions, live, "end and apply then"):
+    async with live.lock, sessions.locked(live):
+        sessions.refresh(live)
         choice = _one(live, _chosen(live, paths, target), "apply")
-        return await asyncio.shield(asyncio.to_thread(_apply, live.directory, choice))
+        async with at_rest(sessions, live, choice.mount.target):
+            return await beside(lambda _: _apply(live.directory, choice))
 
 
 async def discard(sessions: Sessions, mounter: Mounter, session_id: str, target: str | None) -> None:
     """Forget a session's changes; see `LocalSandbox.discard`."""
     live = sessions.live(session_id)
-    async with at_rest(sessions, live, "end and discard then"):
-        choice = _one(live, _chosen(live, None, target), "discard")
-        fresh = replace(choice.mount, layer=mounter.layer(live, choice.mount.source))
-        attached = tuple(fresh if mount is choice.mount else mount for mount in live.record.attached)
+    async with live.lock, sessions.locked(live):
+        sessions.refresh(live)
+        mount = _one(live, _chosen(live, None, target), "discard").mount
+        await end_cell(sessions, live, mount.target)
+        fresh = replace(mount, layer=mounter.layer(live, mount.source))
+        attached = tuple(fresh if other.layer == mount.layer else other for other in live.record.attached)
         live.record = replace(live.record, attached=attached)
         sessions.save(live)  # from here on the changes are gone, whatever happens
-        await asyncio.shield(asyncio.to_thread(_remove, uppers.unused(live.directory, attached)))
+        await beside(lambda _: _remove(uppers.unused(live.directory, attached)))
 
 
 # Which
