@@ -300,7 +300,7 @@ GIT = ("config", "hooks/pre-commit", "info/attributes", "rebase-merge/git-rebase
 @pytest.mark.security
 def test_what_git_would_run_is_left_until_it_is_named(project: Project) -> None:
     base = project.whole()
-    data = ["HEAD", "index", "objects/ab/cdef", "refs/heads/main", "logs/HEAD"]
+    data = ["HEAD", "index", "objects/ab/cdef", "refs/heads/main", "logs/HEAD", "info/refs", "info/exclude"]
     project.session(
         "def put(path):\n"
         "    path = Path(path); path.parent.mkdir(parents=True, exist_ok=True); path.write_text(path.name)\n"
