@@ -1,14 +1,20 @@
 """A session at rest: none of its processes writes while its files are looked at from outside."""
 
+import asyncio
 import errno
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from time import monotonic
 
 from msgspec.structs import replace
 
 from alcove.contract import LifecycleError
 from alcove.local import control, freezer, processes
 from alcove.local.sessions import LiveSession, Sessions
+
+#: For what was killed a moment ago, and is counted until it is gone.
+_GRACE_S = 0.3
+_LOOK_EVERY_S = 0.02
 
 
 @asynccontextmanager
@@ -39,9 +45,9 @@ async def _running(sessions: Sessions, live: LiveSession, target: str) -> str | 
     """What there is that can write; None: nothing, and the cell has ended."""
     if processes.alive(live.record.processes):
         try:
-            reply = await freezer.end_if_empty(live.directory, [target])
-            if reply.error not in {0, errno.EBUSY}:  # a guest has moved what the mount lies in, and it is not found
-                reply = await freezer.end_if_empty(live.directory)
+            until = monotonic() + _GRACE_S
+            while (reply := await _ended(live, target)).processes and monotonic() < until:  # noqa: ASYNC110 - no event
+                await asyncio.sleep(_LOOK_EVERY_S)
         except TimeoutError:
             return f"session `{live.id}` does not answer"
         except OSError:
@@ -54,6 +60,13 @@ async def _running(sessions: Sessions, live: LiveSession, target: str) -> str | 
         live.record = replace(live.record, processes=None)
         sessions.save(live)
     return None
+
+
+async def _ended(live: LiveSession, target: str) -> control.Reply:
+    reply = await freezer.end_if_empty(live.directory, [target])
+    if reply.error not in {0, errno.EBUSY}:  # a guest has moved what the mount lies in, and it is not found
+        reply = await freezer.end_if_empty(live.directory)
+    return reply
 
 
 def _told(live: LiveSession, reply: control.Reply, target: str) -> str:
