@@ -19,4 +19,6 @@ def alcove(alcove_command: list[str], short_tmp: Path, tmp_path: Path) -> Iterat
         yield cli
         if cli.ids():
             cli.out("rm", "--all")
+        if snapshots := cli.out("snapshots", "--quiet").split():
+            cli.out("snapshots", "rm", *snapshots)
         keeping.end(cli.store)

@@ -19,7 +19,7 @@ def test_commands_options_and_ids(alcove: Cli) -> None:
     assert offered(alcove, "") == offered(alcove)
     assert "run" in offered(alcove, "")
     assert "__complete" not in offered(alcove, "")
-    assert offered(alcove, "s") == ["shell", "show", "suspend"]
+    assert offered(alcove, "sh") == ["shell", "show"]
     assert offered(alcove, "run", "--m") == ["--mount", "--memory"]
     assert offered(alcove, "exec", "box") == ["box-1", "box-2"]
     assert offered(alcove, "exec", "--cwd", "src", "box") == ["box-1", "box-2"]

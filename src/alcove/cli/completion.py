@@ -62,7 +62,7 @@ def candidates(words: list[str], given: Given) -> list[str]:
     if "--" in before:
         return []
     if before and (option := command.option(before[-1])) and option.value:
-        return []
+        return _references(given) if option.value == "REF" else []
     if words[-1].startswith("-"):
         return [option.name for option in command.options]
     found = [] if before else [other.name.split()[1] for other in COMMANDS.below(command)]
@@ -91,6 +91,8 @@ def _positional(command: Command, before: list[str], given: Given) -> list[str]:
     word = command.words[min(index, len(command.words) - 1)].strip("[]")
     if word.startswith("ID"):
         return _ids(given)
+    if word.startswith("REF"):
+        return _references(given)
     if command.name == "net deny":
         return _allowed(words[0], given)
     return word.split("|") if "|" in word and ":" not in word else []
@@ -98,6 +100,12 @@ def _positional(command: Command, before: list[str], given: Given) -> list[str]:
 
 def _ids(given: Given) -> list[str]:
     return _asked(given, lambda backend: [session.id for session in backend.sessions()])
+
+
+def _references(given: Given) -> list[str]:
+    """Names first: those are what people remember."""
+    found = _asked(given, lambda backend: [name for one in backend.snapshots() if (name := one.metadata.get("name"))])
+    return found + _asked(given, lambda backend: [one.snapshot_id for one in backend.snapshots()])
 
 
 def _allowed(session_id: str, given: Given) -> list[str]:

@@ -1,7 +1,7 @@
 """What people read when Alcove failed: on stderr, with the exit code that says so."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 
 from alcove.contract import InvalidRequest, SandboxError, SessionNotFound
@@ -33,18 +33,40 @@ def told(error: SandboxError) -> str:
     return error.detail if isinstance(error, DetailedError) else str(error)
 
 
-def not_found(error: SessionNotFound, known: Iterable[str]) -> InvalidRequest:
+def not_found(error: SessionNotFound, known: Iterable[str], snapshots: Collection[str] = ()) -> InvalidRequest:
     """Return the error for an id that names no session, with those that the caller may have meant."""
-    from difflib import get_close_matches
-
     ids = list(known)
-    close = get_close_matches(error.session_id, ids, n=_MOST_SHOWN, cutoff=0.5)
-    close += [name for name in ids if name.startswith(error.session_id) and name not in close]
-    if close:
-        advice = f"did you mean {' or '.join(f'`{name}`' for name in close[:_MOST_SHOWN])}?"
+    if error.session_id in snapshots:
+        advice = f"it is a snapshot: alcove snapshots show {error.session_id}"
+    elif close := _close(error.session_id, ids):
+        advice = f"did you mean {close}?"
     elif ids:
-        shown = ", ".join(ids[:_MOST_SHOWN])
-        advice = f"there are: {shown}{' …' if len(ids) > _MOST_SHOWN else ''} (`alcove ls`)"
+        advice = f"there are: {_shown(ids)} (`alcove ls`)"
     else:
         advice = "there is no session yet; make one: alcove create"
     return InvalidRequest(f"{error}\n  {advice}")
+
+
+def no_snapshot(reference: str, known: Collection[str], sessions: Collection[str]) -> InvalidRequest:
+    """Return the error for what names no snapshot, with those that the caller may have meant."""
+    if reference in sessions:
+        advice = f"it is a session: take a snapshot of it (alcove snapshot {reference}), or fork it"
+    elif close := _close(reference, known):
+        advice = f"did you mean {close}?"
+    elif known:
+        advice = f"there are: {_shown(known)} (`alcove snapshots`)"
+    else:
+        advice = "there is none yet; take one: alcove snapshot ID"
+    return InvalidRequest(f"there is no snapshot `{reference}`\n  {advice}")
+
+
+def _close(wanted: str, known: Collection[str]) -> str:
+    from difflib import get_close_matches
+
+    close = get_close_matches(wanted, known, n=_MOST_SHOWN, cutoff=0.5)
+    close += [name for name in known if name.startswith(wanted) and name not in close]
+    return " or ".join(f"`{name}`" for name in close[:_MOST_SHOWN])
+
+
+def _shown(known: Collection[str]) -> str:
+    return f"{', '.join(list(known)[:_MOST_SHOWN])}{' …' if len(known) > _MOST_SHOWN else ''}"

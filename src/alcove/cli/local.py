@@ -6,14 +6,21 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from alcove.cli import allow
-from alcove.cli.failures import not_found
+from alcove.cli.failures import no_snapshot, not_found
 from alcove.cli.grammar import Given
-from alcove.contract import ExecRequest, ResourceLimits, SandboxSpec, SessionNotFound
+from alcove.contract import (
+    ExecRequest,
+    InvalidRequest,
+    ResourceLimits,
+    SandboxSnapshot,
+    SandboxSpec,
+    SessionNotFound,
+)
 from alcove.local import LocalSandboxConfig
 from alcove.local.terminal import TerminalSandbox
 
 # What looks, ends or shows works whatever stands in a configuration file
-_CONFIGURED = {"create", "shell", "exec", "mount", "net allow", "net deny"}
+_CONFIGURED = {"create", "fork", "shell", "exec", "mount", "net allow", "net deny"}
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -46,7 +53,29 @@ async def _helped(backend: TerminalSandbox, work: Callable[[TerminalSandbox], Co
     try:
         return await work(backend)
     except SessionNotFound as error:
-        raise not_found(error, [session.id for session in backend.sessions()]) from None
+        raise not_found(error, [session.id for session in backend.sessions()], _references(backend)) from None
+
+
+def snapshot(backend: TerminalSandbox, reference: str) -> SandboxSnapshot:
+    """Return the snapshot of an id or a name.
+
+    Raises:
+        InvalidRequest: there is none; those that the caller may have meant are named.
+    """
+    try:
+        return backend.find_snapshot(reference)
+    except InvalidRequest:
+        sessions = [session.id for session in backend.sessions()]
+        raise no_snapshot(reference, _references(backend), sessions) from None
+
+
+def _references(backend: TerminalSandbox) -> list[str]:
+    return [reference(snapshot) for snapshot in backend.snapshots()]
+
+
+def reference(snapshot: SandboxSnapshot) -> str:
+    """Return what a person calls a snapshot: its name, or else its id."""
+    return snapshot.metadata.get("name") or snapshot.snapshot_id
 
 
 def config(given: Given) -> LocalSandboxConfig:
@@ -69,15 +98,17 @@ def _is_configured(given: Given) -> bool:
 
 
 def spec(
-    given: Given, config: LocalSandboxConfig, *, wall_time: float | None = None, user: str | None = None
+    given: Given, backend: TerminalSandbox, *, wall_time: float | None = None, user: str | None = None
 ) -> SandboxSpec:
     """Return the session that `given` describes."""
+    begin = f"snapshot:{snapshot(backend, given['from']).snapshot_id}" if given["from"] is not None else "host"
     return SandboxSpec(
         given["id"],
         dict(given["label"]),
-        allow.policy(given, config),
+        allow.policy(given, backend.config),
         given["mount"],
         ResourceLimits(wall_time, given["cpus"], given["memory"], given["idle_timeout"]),
+        rootfs=begin,
         pids=given["pids"],
         open_files=given["open_files"],
         user=user,

@@ -30,7 +30,7 @@ def exec_(given: Given) -> int:
 @asynccontextmanager
 async def throwaway(backend: TerminalSandbox, given: Given) -> AsyncIterator[SandboxSession]:
     """Make a session, and end it unless it is to be kept."""
-    session = await backend.provision(spec(given, backend.config))
+    session = await backend.provision(spec(given, backend))
     try:
         yield session
     finally:

@@ -21,7 +21,7 @@ def create(given: Given) -> int:
     """Make a session."""
 
     async def work(backend: TerminalSandbox) -> int:
-        session = await backend.provision(spec(given, backend.config, wall_time=given["timeout"], user=given["user"]))
+        session = await backend.provision(spec(given, backend, wall_time=given["timeout"], user=given["user"]))
         _tell(session, given, session.id)
         return 0
 

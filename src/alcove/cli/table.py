@@ -24,7 +24,7 @@ _ALLOW_PACKAGES = Option(
 
 # What a session is made from
 _SESSION = (
-    Option("--net", "", "share the host's network; without it there is none"),
+    Option("--net", "", "share the host's network; without it a new session has none"),
     Option(
         "--allow",
         "ENTRY",
@@ -40,10 +40,14 @@ _SESSION = (
     Option("--idle-timeout", "TIME", "put it to sleep when it was idle for 90, 10m, 2h", parse=values.seconds),
     Option("--id", "ID", "the session's id, else one is made up"),
     Option("--label", "KEY=VALUE", "a label of the session", parse=values.label, many=True),
-    Option("--owned", "", "let the guest's root own a copy-on-write view of the host's system (as root only)"),
     Option("--set-id", "", "let the guest make set-id files, as package managers must; excludes rw mounts"),
     _ALLOW_ROOT_OWNED,
     Option("--best-effort", "", "leave out limits that this host cannot enforce; `alcove show` tells which"),
+)
+# What a new one begins with
+_BEGIN = (
+    Option("--from", "REF", "begin with the files of a snapshot, by its id or name"),
+    Option("--owned", "", "let the guest's root own a copy-on-write view of the host's system (as root only)"),
 )
 
 # What a command is run with
@@ -60,6 +64,10 @@ _RESULT = (
     Option("--raw", "", "with --json: the output's bytes too, as base64"),
     Option("--output-limit", "SIZE", "with --json: keep so much of each stream", parse=values.size),
 )
+_COMMANDS_OF_IT = (
+    Option("--timeout", "TIME", "kill any of its commands after so long", parse=values.seconds),
+    Option("--user", "USER", "the user of its commands", short="-u"),
+)
 _JSON = Option("--json", "", "print JSON")
 _TARGET = Option("--target", "DIR", "of the copy-on-write mount at DIR, where a session has several")
 _ARGV = "COMMAND [ARGUMENT…]"
@@ -71,7 +79,13 @@ COMMANDS = Commands(
             "alcove.cli.run:run",
             "run a command in a session of its own, which then ends",
             argv=_ARGV,
-            options=(*_SESSION, *_EXEC, *_RESULT, Option("--keep", "", "keep the session; its id is told on stderr")),
+            options=(
+                *_SESSION,
+                *_BEGIN,
+                *_EXEC,
+                *_RESULT,
+                Option("--keep", "", "keep the session; its id is told on stderr"),
+            ),
             about="The exit code is the command's; 128+N: killed by signal N, 124: by its timeout, 125: Alcove failed.",
         ),
         Command(
@@ -80,18 +94,13 @@ COMMANDS = Commands(
             "open a terminal in a session, or in one of its own",
             words=("[ID]",),
             argv="[-- COMMAND [ARGUMENT…]]",
-            options=(*_SESSION, *_EXEC, Option("--keep", "", "keep the session; its id is told on stderr")),
+            options=(*_SESSION, *_BEGIN, *_EXEC, Option("--keep", "", "keep the session; its id is told on stderr")),
         ),
         Command(
             "create",
             "alcove.cli.sessions:create",
             "make a session and print its id",
-            options=(
-                *_SESSION,
-                Option("--timeout", "TIME", "kill any of its commands after so long", parse=values.seconds),
-                Option("--user", "USER", "the user of its commands", short="-u"),
-                _JSON,
-            ),
+            options=(*_SESSION, *_BEGIN, *_COMMANDS_OF_IT, _JSON),
         ),
         Command(
             "exec",
@@ -198,6 +207,60 @@ COMMANDS = Commands(
             "end sessions and all that is in them",
             words=("[ID…]",),
             options=(Option("--all", "", "every session", short="-a"),),
+        ),
+        Command(
+            "snapshot",
+            "alcove.cli.snapshots:take",
+            "keep what a session has changed so far, and print the snapshot's id",
+            words=("ID",),
+            options=(Option("--name", "NAME", "a name for it, to be used in place of the id"), _JSON),
+            about="Its workspace, /tmp, outputs, and a system that it owns; no mounts. Use it by --from.",
+        ),
+        Command(
+            "snapshots",
+            "alcove.cli.snapshots:ls",
+            "list the snapshots",
+            options=(Option("--quiet", "", "ids only", short="-q"), _JSON),
+        ),
+        Command(
+            "snapshots show",
+            "alcove.cli.snapshots:show",
+            "show what a snapshot is, and who lives on it",
+            words=("REF",),
+            options=(_JSON,),
+        ),
+        Command(
+            "snapshots name",
+            "alcove.cli.snapshots:name",
+            "give a snapshot a name, another, or none",
+            words=("REF", "[NAME]"),
+            options=(Option("--none", "", "take its name away"), _JSON),
+        ),
+        Command(
+            "snapshots rm",
+            "alcove.cli.snapshots:rm",
+            "delete snapshots; sessions that were made from them live on",
+            words=("REF…",),
+        ),
+        Command(
+            "fork",
+            "alcove.cli.fork:fork",
+            "make a session that begins with the files of another, and print its id",
+            words=("ID",),
+            options=(
+                *_SESSION,
+                Option("--no-net", "", "no network, whatever the session has"),
+                Option("--no-mounts", "", "none of the session's mounts"),
+                *_COMMANDS_OF_IT,
+                _JSON,
+            ),
+            about="It is made as the session was; an option that is given takes the place of what the session has.",
+        ),
+        Command(
+            "tree",
+            "alcove.cli.tree:tree",
+            "show sessions and snapshots below what they were made from",
+            options=(_JSON,),
         ),
         Command("doctor", "alcove.cli.doctor:doctor", "tell what this host can enforce", options=(_JSON,)),
         Command(

@@ -42,4 +42,9 @@ def _show_rich(header: Sequence[str] | None, rows: Sequence[Sequence[str]]) -> N
 def _style(cell: str, index: int, header: Sequence[str] | None) -> str:
     if header is None and index == 0:
         return "dim"
-    return _STYLES.get(cell, "")
+    return style(cell)
+
+
+def style(word: str) -> str:
+    """Return the style of a word that tells how something is."""
+    return _STYLES.get(word, "")

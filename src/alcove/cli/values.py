@@ -1,4 +1,4 @@
-"""Texts of the command line as values; this is the only place that reads `512M` or `2m`. Each raises `ValueError`."""
+"""Texts of the command line as values; the only place that reads or writes `512M`. A reader raises `ValueError`."""
 
 import os
 import re
@@ -9,6 +9,7 @@ _MOUNT = "write it as SRC:DST, or with :ro, :rw or :cow after it, for example ./
 _ACCESS = {"ro": FilesystemAccess.READ_ONLY, "rw": FilesystemAccess.READ_WRITE, "cow": FilesystemAccess.READ_ONLY}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)([KMGT])(?:i?B)?", re.ASCII | re.IGNORECASE)
 _SHIFTS = {"K": 10, "M": 20, "G": 30, "T": 40}
+_LARGER = 1000  # so that no number has four digits
 _SECONDS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ms|s|m|h|d|)", re.ASCII)
 _KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -23,6 +24,16 @@ def size(text: str) -> int:
     if not count.is_integer() or count == 0:
         raise ValueError("that is no whole number of bytes, or none")
     return int(count)
+
+
+def shown_size(count: int) -> str:
+    """Return bytes as people write them: `1.5M`."""
+    size, unit = float(count), "B"
+    for larger in _SHIFTS:
+        if size < _LARGER:
+            break
+        size, unit = size / 1024, larger
+    return f"{size:.0f}{unit}" if unit == "B" or size >= 10 else f"{size:.1f}{unit}"
 
 
 def mebibytes(text: str) -> int:

@@ -101,6 +101,13 @@ class KeepsSnapshots(Protocol):
 class Forks(Protocol):
     """A backend that makes a session from another one in one step: an extension of the contract."""
 
+    def fork_spec(self, session_id: str, /) -> SandboxSpec:
+        """Return the spec that a fork of a session has unless it is given another: its own, without id and root.
+
+        Raises:
+            SessionNotFound: there is no such session.
+        """
+
     async def fork(self, session_id: str, /, spec: SandboxSpec | None = None) -> SandboxSession:
         """Make a session that begins with another one's files; it is as `spec` says, or as the other.
 

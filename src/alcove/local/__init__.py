@@ -2,5 +2,6 @@
 
 from alcove.local.backend import LocalSandbox
 from alcove.local.config import LocalSandboxConfig
+from alcove.local.lineage import LineageNode
 
-__all__ = ["LocalSandbox", "LocalSandboxConfig"]
+__all__ = ["LineageNode", "LocalSandbox", "LocalSandboxConfig"]

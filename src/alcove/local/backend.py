@@ -40,14 +40,16 @@ from alcove.contract.rules import (
     validate_policy,
     validate_spec,
 )
-from alcove.local import cgroups, control, freezer, host, landlock, limits, native, processes, requests
+from alcove.contract.types import HOST_ROOTFS
+from alcove.local import cgroups, control, freezer, host, landlock, limits, lineage, native, processes, requests
 from alcove.local.config import LocalSandboxConfig
 from alcove.local.exec import Command, Execution, MakeExecution, NotTaken, Outcome, exit_code
 from alcove.local.launch import DEBUG_SOCKET, EXEC_SOCKET, connect, listen
 from alcove.local.layout import EGRESS_LOG
+from alcove.local.lineage import LineageNode
 from alcove.local.mounting import Mounter
 from alcove.local.operations import Kind, operation
-from alcove.local.sessions import LiveSession, Sessions, snapshot_of
+from alcove.local.sessions import LiveSession, Sessions, decoded, snapshot_of
 from alcove.local.snapshots import Snapshots
 from alcove.local.store import Store
 
@@ -260,8 +262,27 @@ class LocalSandbox:
         """
         await self._snapshots.delete(reference)
 
+    def snapshot_users(self, reference: str) -> list[LineageNode]:
+        """The sessions and the other snapshots that keep files of a snapshot, and do so after its deletion too.
+
+        Raises:
+            InvalidRequest: there is no such snapshot.
+        """
+        return lineage.users(self._store, self._sessions, self._snapshots, reference)
+
+    def lineage(self) -> list[LineageNode]:
+        """Every session that has not ended and every snapshot, each with its parent, the oldest first."""
+        return lineage.lineage(self._store, self._sessions, self._snapshots)
+
+    def fork_spec(self, session_id: str, /) -> SandboxSpec:
+        """The spec that a fork of the session has unless it is given another; see `Forks.fork_spec`."""
+        self._sessions.live(session_id)
+        # as the store has it: another process may have changed the policy since we looked
+        spec, _ = decoded(self._store.live(session_id))
+        return replace(spec, session_id=None, rootfs=HOST_ROOTFS)
+
     async def fork(self, session_id: str, /, spec: SandboxSpec | None = None) -> SandboxSession:
-        """Make another session that begins with what this one has; `spec` is this one's, but for what it says.
+        """Make another session that begins with what this one has; without a spec it is as `fork_spec` says.
 
         Raises:
             InvalidRequest: the spec names a root file system of its own.
@@ -269,7 +290,11 @@ class LocalSandbox:
         """
         live = self._sessions.live(session_id)
         self._refuse_snapshots()
-        wanted = self._snapshots.forked(live, spec)
+        wanted = spec or self.fork_spec(session_id)
+        if wanted.rootfs != HOST_ROOTFS:
+            raise InvalidRequest(
+                f"a fork begins with its session's files, not with `{wanted.rootfs}`; leave rootfs out"
+            )
         return await self._snapshots.fork(live, wanted, self._provision)
 
     def _refuse_snapshots(self) -> None:

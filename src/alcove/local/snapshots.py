@@ -171,14 +171,6 @@ class Snapshots:
         finally:
             await asyncio.shield(self.delete(snapshot.id))
 
-    def forked(self, live: LiveSession, spec: SandboxSpec | None) -> SandboxSpec:
-        """The spec of a fork, without its root file system."""
-        if spec is None:
-            return replace(live.spec, session_id=None)
-        if spec.rootfs != "host":
-            raise InvalidRequest(f"a fork begins with its session's files, not with `{spec.rootfs}`; leave rootfs out")
-        return spec
-
     # Found
 
     def find(self, reference: str) -> Snapshot:
