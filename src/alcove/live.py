@@ -12,11 +12,13 @@ from alcove.contract import (
     ExecRequest,
     ExecResult,
     FilesystemMount,
+    Forks,
     InvalidRequest,
     Limited,
     SandboxBackend,
     SandboxSession,
     SandboxSessionId,
+    SandboxSnapshot,
     SandboxSpec,
     SandboxState,
     SessionNotFound,
@@ -25,6 +27,7 @@ from alcove.contract import (
     Unsupported,
 )
 from alcove.local import LocalSandboxConfig
+from alcove.overrides import Overrides, overridden
 from alcove.portal import at_exit, portal
 
 if TYPE_CHECKING:
@@ -82,6 +85,17 @@ class _CopyOnWrite(Protocol):
     async def discard(self, session_id: str, /, *, target: str | None) -> None: ...
 
 
+class _NamesSnapshots(Protocol):
+    async def snapshot(self, session_id: str, /, *, name: str | None) -> SandboxSnapshot: ...
+
+
+class ForkOf(Struct, frozen=True):
+    """A session to be made from that of another sandbox, while that one is open."""
+
+    source: "Live"
+    overrides: Overrides
+
+
 #: The sessions that this process made and has to end.
 _owed: "set[Live]" = set()
 
@@ -89,7 +103,9 @@ _owed: "set[Live]" = set()
 class Live:
     """What a sandbox holds while it is open: the part of it that outlives its own collection."""
 
-    def __init__(self, source: SandboxBackend | Made, wanted: SandboxSpec | SandboxSessionId, *, keep: bool) -> None:
+    def __init__(
+        self, source: SandboxBackend | Made, wanted: SandboxSpec | SandboxSessionId | ForkOf, *, keep: bool
+    ) -> None:
         self._source = source
         self._wanted = wanted
         self._keep = keep
@@ -111,15 +127,20 @@ class Live:
             raise SessionNotFound(self._ended)
         backend = self._backend()
         try:
-            if isinstance(self._wanted, SandboxSpec):
-                self._grip = _Grip(backend, await backend.provision(self._wanted))
+            if isinstance(self._wanted, SandboxSessionId):
+                self._grip = _Grip(backend, _looked_up(backend, self._wanted))
+            else:
+                self._grip = _Grip(backend, await self._made(backend, self._wanted))
                 if not self._keep:
                     _owed.add(self)
-            else:
-                self._grip = _Grip(backend, _looked_up(backend, self._wanted))
         except BaseException:
             await self._close(backend)
             raise
+
+    async def _made(self, backend: SandboxBackend, wanted: SandboxSpec | ForkOf) -> SandboxSession:
+        if isinstance(wanted, ForkOf):
+            return await wanted.source.forked(wanted.overrides)
+        return await backend.provision(wanted)
 
     def _backend(self) -> SandboxBackend:
         return self._source.make() if isinstance(self._source, Made) else self._source
@@ -142,6 +163,29 @@ class Live:
     async def exec(self, request: ExecRequest) -> ExecResult:
         grip = self._held()
         return await grip.backend.exec(grip.session.id, request)
+
+    async def snapshot(self, name: str | None) -> SandboxSnapshot:
+        grip = self._held()
+        if name is None:
+            return await grip.backend.snapshot(grip.session.id)
+        if not hasattr(grip.backend, "name_snapshot"):
+            raise Unsupported(grip.backend.name, "names of snapshots")
+        return await cast("_NamesSnapshots", grip.backend).snapshot(grip.session.id, name=name)
+
+    def fork(self, overrides: Overrides) -> "Live":
+        """What a fork of this is to be; it is made when it is opened."""
+        self._held()
+        return Live(self._source, ForkOf(self, overrides), keep=False)
+
+    async def forked(self, overrides: Overrides) -> SandboxSession:
+        grip = self._held()
+        if not isinstance(grip.backend, Forks):
+            raise Unsupported(grip.backend.name, "forking a session")
+        config = getattr(grip.backend, "config", None)
+        spec = overridden(
+            grip.backend.fork_spec(grip.session.id), overrides, lambda entries: configuration(config).expanded(entries)
+        )
+        return await grip.backend.fork(grip.session.id, spec)
 
     async def attach(self, mount: FilesystemMount) -> SandboxSession:
         grip = self._held()

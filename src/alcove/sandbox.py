@@ -10,7 +10,7 @@ from base64 import b64encode
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from types import TracebackType
-from typing import TYPE_CHECKING, Self, cast
+from typing import TYPE_CHECKING, Self, Unpack, cast
 
 from alcove.contract import (
     Duration,
@@ -25,11 +25,13 @@ from alcove.contract import (
     SandboxBackend,
     SandboxSession,
     SandboxSessionId,
+    SandboxSnapshot,
     SandboxSpec,
     Unrestricted,
 )
 from alcove.live import Live, Made, Paths, configuration
 from alcove.local import LocalSandbox, LocalSandboxConfig
+from alcove.overrides import Overrides, refuse_unknown
 from alcove.portal import portal
 from alcove.registry import load
 
@@ -112,6 +114,7 @@ class _Described:
         memory_mb: int | None = None,
         idle_timeout: Duration | float | None = None,
         rootfs: str = "host",
+        snapshot: str | None = None,
         pids: int | None = None,
         open_files: int | None = None,
         disk_mb: int | None = None,
@@ -128,7 +131,8 @@ class _Described:
         Without arguments: no network, no host directory, the backend's default limits. `allow` is a list of what may
         be reached, all else being denied: `api.example.org`, `*.example.org`, `git.example.org:22`, `@preset`;
         `network` is a whole `NetworkPolicy` instead. `wall_time` (of any single command) and `idle_timeout` are in
-        seconds, `memory_mb` and `disk_mb` in MiB, `output_limit` in bytes a stream. `best_effort` lets the backend
+        seconds, `memory_mb` and `disk_mb` in MiB, `output_limit` in bytes a stream. `snapshot` is the id or the name of
+        one that the session begins with (`rootfs="snapshot:…"`). `best_effort` lets the backend
         leave out what this host cannot enforce; `session.metadata` tells what it did. `config` configures the local
         backend, which else is configured by the configuration files (`LocalSandboxConfig.load`); `backend` is another
         one, or its name. What is made here ends when the context is left, with the interpreter at the latest, unless
@@ -143,6 +147,10 @@ class _Described:
                     "`allow` is a network policy of its own: give it without `network`, or leave it out"
                 )
             config, network = _allowing(config, backend, allow)
+        if snapshot is not None:
+            if rootfs != "host":
+                raise InvalidRequest("a session begins with a `snapshot` or with a `rootfs`: leave one out")
+            rootfs = f"snapshot:{snapshot}"
         spec = SandboxSpec(
             session_id,
             labels,
@@ -182,6 +190,12 @@ class _Described:
         sandbox = cls.__new__(cls)
         sandbox._hold(Live(_source(config, backend), SandboxSessionId(session_id), keep=True))  # noqa: SLF001
         return sandbox
+
+    def _fork(self, overrides: Overrides) -> Self:
+        refuse_unknown(overrides)
+        fork = type(self).__new__(type(self))
+        fork._hold(self._live.fork(overrides))  # noqa: SLF001
+        return fork
 
     @property
     def session(self) -> SandboxSession:
@@ -371,6 +385,28 @@ class AsyncSandbox(_Described):
         """Wake the session up, as its next command would; one that is awake stays as it is."""
         return await self._live.resume()
 
+    async def snapshot(self, name: str | None = None) -> SandboxSnapshot:
+        """Keep the session's files as they are now; `AsyncSandbox(snapshot=…)` begins with them.
+
+        Raises:
+            InvalidRequest: `name` cannot be, or another snapshot has it.
+            SandboxIoError: there is no room for it; the session has lost nothing.
+            Unsupported: the backend keeps no snapshots.
+        """
+        return await self._live.snapshot(name)
+
+    async def fork(self, **overrides: Unpack[Overrides]) -> Self:
+        """Return another open sandbox that begins with this one's files, and ends with its own `async with`.
+
+        It is made as this one is; the keywords, those of `AsyncSandbox`, take the place of what this one has.
+
+        Raises:
+            InvalidRequest: a value has the wrong type or is out of range.
+            LifecycleError: it could not be made.
+            Unsupported: the backend does not fork.
+        """
+        return await self._fork(overrides).start()
+
     async def terminate(self) -> None:
         """End the session and everything in it, also one that was kept or connected to; a second call returns."""
         await self._live.terminate()
@@ -528,6 +564,28 @@ class Sandbox(_Described):
     def resume(self) -> SandboxSession:
         """Wake the session up, as its next command would; one that is awake stays as it is."""
         return portal().call(self._live.resume())
+
+    def snapshot(self, name: str | None = None) -> SandboxSnapshot:
+        """Keep the session's files as they are now; `Sandbox(snapshot=…)` begins with them.
+
+        Raises:
+            InvalidRequest: `name` cannot be, or another snapshot has it.
+            SandboxIoError: there is no room for it; the session has lost nothing.
+            Unsupported: the backend keeps no snapshots.
+        """
+        return portal().call(self._live.snapshot(name))
+
+    def fork(self, **overrides: Unpack[Overrides]) -> Self:
+        """Return another open sandbox that begins with this one's files, and ends with its own `with`.
+
+        It is made as this one is; the keywords, those of `Sandbox`, take the place of what this one has.
+
+        Raises:
+            InvalidRequest: a value has the wrong type or is out of range.
+            LifecycleError: it could not be made.
+            Unsupported: the backend does not fork.
+        """
+        return self._fork(overrides).start()
 
     def terminate(self) -> None:
         """End the session and everything in it, also one that was kept or connected to; a second call returns."""
