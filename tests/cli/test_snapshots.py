@@ -220,9 +220,16 @@ def test_the_tree_of_sessions_and_snapshots(alcove: Cli, work: str) -> None:
 
 
 def node(name: str, parent: str | None) -> LineageNode:
-    kind = "session" if parent else None
     return LineageNode(
-        "session", name, None, kind, parent, parent_gone=False, state="running", created=name, bytes=None
+        kind="session",
+        id=name,
+        name=None,
+        parent_kind="session" if parent else None,
+        parent=parent,
+        parent_gone=False,
+        state="running",
+        created=name,
+        bytes=None,
     )
 
 

@@ -10,8 +10,10 @@ from alcove.contract import (
     FilesystemAccess,
     FilesystemMount,
     InvalidRequest,
+    Limited,
     SandboxCapabilities,
     SandboxSpec,
+    Unrestricted,
     Unsupported,
 )
 from alcove.testing import ContractCases, FakeBackend
@@ -84,6 +86,47 @@ async def test_an_image_is_unsupported_and_an_unknown_snapshot_invalid() -> None
         await backend.provision(SandboxSpec(rootfs="image:debian"))
     with pytest.raises(InvalidRequest, match="no snapshot `none`"):
         await backend.provision(SandboxSpec(rootfs="snapshot:none"))
+
+
+async def test_snapshots_have_names_and_parents() -> None:
+    backend = FakeBackend()
+    session = await backend.provision(SandboxSpec())
+    backend.contents(session.id)["/workspace/note"] = b"kept"
+    base = await backend.snapshot(session.id, name="base")
+    assert (base.metadata["name"], base.metadata["bytes"], base.metadata["files"]) == ("base", "4", "1")
+    with pytest.raises(InvalidRequest, match="has the name `base` already"):
+        await backend.snapshot(session.id, name="base")
+    with pytest.raises(InvalidRequest, match="snapshot name"):
+        await backend.snapshot(session.id, name="a b")
+    copy = await backend.provision(SandboxSpec(rootfs="snapshot:base"))
+    assert backend.contents(copy.id) == {"/workspace/note": b"kept"}
+    assert (await backend.snapshot(copy.id)).metadata["parent"] == base.snapshot_id
+    fork = await backend.fork(copy.id)
+    assert (await backend.snapshot(fork.id)).metadata["parent"] == copy.id
+    assert "name" not in backend.name_snapshot("base", None).metadata
+    assert backend.name_snapshot(base.snapshot_id, "better").metadata["name"] == "better"
+    with pytest.raises(InvalidRequest, match="no snapshot `base`"):
+        backend.name_snapshot("base", "x")
+
+
+async def test_a_snapshot_has_nothing_of_mounts() -> None:
+    backend = FakeBackend()
+    mounts = [FilesystemMount("", "/data", FilesystemAccess.READ_WRITE)]
+    session = await backend.provision(SandboxSpec(mounts=mounts))
+    for path in ("/data/mounted", "/mnt/memory/remembered", "/mnt/session/outputs/out", "/tmp/own"):
+        backend.contents(session.id)[path] = b"x"
+    snapshot = await backend.snapshot(session.id)
+    copy = await backend.provision(SandboxSpec(rootfs=f"snapshot:{snapshot.snapshot_id}"))
+    assert set(backend.contents(copy.id)) == {"/mnt/session/outputs/out", "/tmp/own"}
+    fork = await backend.fork(session.id)
+    assert (fork.mounts, set(backend.contents(fork.id))) == (session.mounts, set(backend.contents(copy.id)))
+
+
+async def test_a_fork_has_the_policy_of_now() -> None:
+    backend = FakeBackend()
+    session = await backend.provision(SandboxSpec(network_policy=Unrestricted()))
+    await backend.apply_network_policy(session.id, Limited())
+    assert backend.fork_spec(session.id).network_policy == Limited()
 
 
 async def test_programs_complain_as_programs_do() -> None:

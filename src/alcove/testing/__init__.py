@@ -43,6 +43,7 @@ _WITH_ASSERTS = (
     "alcove.testing.lifecycle_cases",
     "alcove.testing.mount_cases",
     "alcove.testing.real_exec",
+    "alcove.testing.state_cases",
     "alcove.testing.suspend_cases",
 )
 

@@ -3,11 +3,14 @@
 from alcove.testing.exec_cases import ExecCases
 from alcove.testing.lifecycle_cases import LifecycleCases
 from alcove.testing.mount_cases import MountCases
+from alcove.testing.state_cases import StateCases
 from alcove.testing.suspend_cases import SuspendCases
 
 
-class ContractCases(LifecycleCases, MountCases, ExecCases, SuspendCases):
-    """What the contract promises of any backend; the guest needs echo, cat, tee, mkdir, pwd, env, sleep, true, false.
+class ContractCases(LifecycleCases, MountCases, ExecCases, StateCases, SuspendCases):
+    """What the contract promises of any backend.
+
+    The guest needs echo, cat, tee, rm, mkdir, pwd, env, sleep, true, false.
 
     ::
 

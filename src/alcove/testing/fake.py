@@ -5,6 +5,8 @@ import itertools
 from base64 import b64encode
 from collections.abc import Awaitable, Callable, Mapping
 
+from msgspec.structs import replace
+
 from alcove.contract import rules
 from alcove.contract.errors import ExecError, InvalidRequest, SessionNotFound, Unsupported
 from alcove.contract.types import (
@@ -13,10 +15,8 @@ from alcove.contract.types import (
     OUTPUTS_MOUNT,
     ExecRequest,
     ExecResult,
-    FilesystemAccess,
     FilesystemMount,
     Limited,
-    ResolvedMount,
     SandboxCapabilities,
     SandboxSession,
     SandboxSessionId,
@@ -27,6 +27,7 @@ from alcove.contract.types import (
 )
 from alcove.testing.fake_commands import COMMANDS, Call
 from alcove.testing.fake_files import START_DIRECTORY, FakeFiles, resolved
+from alcove.testing.fake_sessions import FakeSession, FakeSnapshot
 
 #: What a script answers for a request; it may wait, and a timeout cancels it.
 Handler = Callable[[ExecRequest], ExecResult | Awaitable[ExecResult]]
@@ -47,52 +48,14 @@ _BASE_ENV = {
 }
 
 
-class FakeSession:
-    """A session's state: the spec it was made of, and what calls changed since."""
-
-    def __init__(self, session_id: SandboxSessionId, spec: SandboxSpec, files: FakeFiles) -> None:
-        self.id = session_id
-        self.spec = spec
-        self.files = files
-        self.state = SandboxState.RUNNING
-        self.policy = spec.network_policy
-        self.memory_replaced = False
-        self.mounts: list[ResolvedMount] = []
-        self._add(MEMORY_MOUNT, FilesystemAccess.READ_ONLY)
-        self._add(OUTPUTS_MOUNT, FilesystemAccess.READ_WRITE)
-
-    def attach(self, mount: FilesystemMount) -> ResolvedMount:
-        """Add `mount`, or put it in the memory mount's place, once."""
-        taken = [entry.target for entry in self.mounts]
-        if not self.memory_replaced:
-            taken.remove(MEMORY_MOUNT)
-        target = rules.validate_mount(mount, taken)
-        if not rules.replaces_memory_mount(target):
-            return self._add(target, mount.access)
-        self.memory_replaced = True
-        self.mounts[0] = ResolvedMount(MEMORY_MOUNT, mount.access)
-        self.files.mount(MEMORY_MOUNT, mount.access)
-        return self.mounts[0]
-
-    def _add(self, target: str, access: FilesystemAccess) -> ResolvedMount:
-        self.files.mount(rules.collapsed_mount_target(target), access)
-        self.mounts.append(ResolvedMount(target, access))
-        return self.mounts[-1]
-
-    def told(self, backend: str) -> SandboxSession:
-        """Return the session as callers see it."""
-        network = "none: no process of this session exists"
-        metadata = {"root": "memory", "isolation": "none", "network": network, "limits": "wall_time"}
-        return SandboxSession(self.id, backend, self.state, self.mounts, metadata, self.spec.labels)
-
-
 class FakeBackend:
     """A scripted `SandboxBackend` in memory.
 
     A command is answered by the handler of its name in `handlers`, else by one of the small programs of
     `alcove.testing.fake_commands` over the session's files in memory, else by the handler of `"*"`, else with exit
-    code 127. Timeouts, output limits, mounts' access and snapshots are modelled; host directories are never read, and
-    limits other than `wall_time` mean nothing. `capabilities` may promise less, to test what callers do without.
+    code 127. Timeouts, output limits, mounts' access, snapshots and forks are modelled; host directories are never
+    read, and limits other than `wall_time` mean nothing. `capabilities` may promise less, to test what callers do
+    without.
     """
 
     name = "fake"
@@ -110,7 +73,7 @@ class FakeBackend:
         self.execs: list[tuple[SandboxSessionId, ExecRequest]] = []
         self._capabilities = capabilities
         self._sessions: dict[str, FakeSession] = {}
-        self._snapshots: dict[str, FakeFiles] = {}
+        self._snapshots: dict[str, FakeSnapshot] = {}
         self._numbers = itertools.count(1)
 
     def capabilities(self) -> SandboxCapabilities:
@@ -124,15 +87,21 @@ class FakeBackend:
     async def provision(self, spec: SandboxSpec) -> SandboxSession:
         """Make a session; its id is taken for good, as a tombstone keeps it elsewhere."""
         rules.validate_spec(spec)
+        begin = self._begin(spec.rootfs)
+        session = self._made(spec, FakeFiles() if begin is None else begin.files.kept())
+        session.parent = "" if begin is None else begin.told.snapshot_id
+        return session.told(self.name)
+
+    def _made(self, spec: SandboxSpec, files: FakeFiles) -> FakeSession:
         self._require_policy(spec.network_policy)
         session_id = spec.session_id or SandboxSessionId(f"fake-{next(self._numbers)}")
         if session_id in self._sessions:
             raise InvalidRequest(f"session id `{session_id}` is in use; choose another, or give none")
-        session = FakeSession(session_id, spec, self._root_files(spec.rootfs))
+        session = FakeSession(session_id, spec, files)
         for mount in spec.mounts:
             session.attach(mount)
         self._sessions[session_id] = session
-        return session.told(self.name)
+        return session
 
     async def attach_filesystem(self, session_id: str, mount: FilesystemMount) -> SandboxSession:
         """Add an empty directory with the mount's access; the host's is not read."""
@@ -167,16 +136,74 @@ class FakeBackend:
             return answer
         return _result(call, request, session.spec, exit_code=answer, timed_out=False)
 
-    async def snapshot(self, session_id: str) -> SandboxSnapshot:
+    async def snapshot(self, session_id: str, /, *, name: str | None = None) -> SandboxSnapshot:
         """Keep a copy of the session's files; `rootfs="snapshot:ID"` begins with it."""
         session = self._live(session_id)
+        self._require_snapshots()
+        self._check_name(name)
+        snapshot_id = f"snap-{next(self._numbers)}"
+        files = session.files.kept()
+        size = sum(map(len, files.files.values()))
+        metadata = {"durable": "false", "parent": session.parent, "bytes": str(size), "files": str(len(files.files))}
+        told = SandboxSnapshot(session.id, self.name, snapshot_id, metadata | ({"name": name} if name else {}))
+        self._snapshots[snapshot_id] = FakeSnapshot(told, files)
+        session.parent = snapshot_id
+        return told
+
+    def snapshots(self) -> list[SandboxSnapshot]:
+        """Return every snapshot, the oldest first."""
+        return [snapshot.told for snapshot in self._snapshots.values()]
+
+    def name_snapshot(self, reference: str, name: str | None) -> SandboxSnapshot:
+        """Give a snapshot a name, another, or none."""
+        snapshot = self._snapshot(reference)
+        self._check_name(name, of=snapshot)
+        metadata = {key: value for key, value in snapshot.told.metadata.items() if key != "name"}
+        snapshot.told = replace(snapshot.told, metadata=metadata | ({"name": name} if name else {}))
+        return snapshot.told
+
+    async def delete_snapshot(self, reference: str, /) -> None:
+        """Delete a snapshot; sessions that were made from it have their own files."""
+        del self._snapshots[self._snapshot(reference).told.snapshot_id]
+
+    def fork_spec(self, session_id: str, /) -> SandboxSpec:
+        """Return the spec that a fork has unless it is given another."""
+        session = self._live(session_id)
+        return replace(session.spec, session_id=None, rootfs=HOST_ROOTFS, network_policy=session.policy)
+
+    async def fork(self, session_id: str, /, spec: SandboxSpec | None = None) -> SandboxSession:
+        """Make another session that begins with a copy of the session's files."""
+        source = self._live(session_id)
+        self._require_snapshots()
+        wanted = spec or self.fork_spec(session_id)
+        rules.validate_spec(wanted)
+        if wanted.rootfs != HOST_ROOTFS:
+            raise InvalidRequest(
+                f"a fork begins with its session's files, not with `{wanted.rootfs}`; leave rootfs out"
+            )
+        session = self._made(wanted, source.files.kept())
+        session.parent = str(source.id)
+        return session.told(self.name)
+
+    def _require_snapshots(self) -> None:
         if not self._capabilities.snapshot:
             raise Unsupported(self.name, "snapshots")
-        snapshot_id = f"snap-{next(self._numbers)}"
-        files = self._snapshots[snapshot_id] = session.files.copy()
-        size = sum(map(len, files.files.values()))
-        metadata = {"durable": "false", "parent": "", "bytes": str(size), "files": str(len(files.files))}
-        return SandboxSnapshot(session.id, self.name, snapshot_id, metadata)
+
+    def _check_name(self, name: str | None, of: FakeSnapshot | None = None) -> None:
+        if name is None:
+            return
+        rules.validate_snapshot_name(name)
+        for snapshot in self._snapshots.values():
+            told = snapshot.told
+            if snapshot is not of and name in {told.snapshot_id, told.metadata.get("name")}:
+                raise InvalidRequest(f"snapshot `{told.snapshot_id}` has the name `{name}` already; choose another")
+
+    def _snapshot(self, reference: str) -> FakeSnapshot:
+        named = (one for one in self._snapshots.values() if one.told.metadata.get("name") == reference)
+        found = self._snapshots.get(reference) or next(named, None)
+        if found is None:
+            raise InvalidRequest(f"there is no snapshot `{reference}`")
+        return found
 
     async def suspend(self, session_id: str) -> SandboxSession:
         """Call a session suspended, until it is used or resumed."""
@@ -216,15 +243,13 @@ class FakeBackend:
         if isinstance(policy, Limited) and policy.allowed_hosts:
             raise Unsupported(self.name, "a list of allowed hosts; use Limited() or Unrestricted()")
 
-    def _root_files(self, rootfs: str) -> FakeFiles:
+    def _begin(self, rootfs: str) -> FakeSnapshot | None:
         if rootfs == HOST_ROOTFS:
-            return FakeFiles()
+            return None
         kind, _, name = rootfs.partition(":")
         if kind != "snapshot" or not self._capabilities.snapshot:
             raise Unsupported(self.name, f"the root file system `{rootfs}`")
-        if name not in self._snapshots:
-            raise InvalidRequest(f"there is no snapshot `{name}`")
-        return self._snapshots[name].copy()
+        return self._snapshot(name)
 
     async def _answer(self, call: Call, request: ExecRequest) -> ExecResult | int:
         handler = self.handlers.get(call.name)

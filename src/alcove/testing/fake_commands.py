@@ -64,6 +64,17 @@ async def _tee(call: Call) -> int:
     return status
 
 
+async def _rm(call: Call) -> int:
+    status = 0
+    for name in call.args:
+        try:
+            call.files.remove(resolved(name, call.cwd))
+        except FakeFileError as error:
+            call.complain(name, error)
+            status = 1
+    return status
+
+
 async def _mkdir(call: Call) -> int:
     status = 0
     for name in call.args:
@@ -103,6 +114,7 @@ COMMANDS: dict[str, Command] = {
     "false": _false,
     "mkdir": _mkdir,
     "pwd": _pwd,
+    "rm": _rm,
     "sleep": _sleep,
     "tee": _tee,
     "true": _true,

@@ -1,9 +1,8 @@
 """The files of a fake session: a tree in memory that knows which of its parts are read-only."""
 
-from copy import deepcopy
 from posixpath import dirname, join, normpath
 
-from alcove.contract.types import FilesystemAccess
+from alcove.contract.types import OUTPUTS_MOUNT, FilesystemAccess
 
 START_DIRECTORY = "/workspace"
 _DIRECTORIES = ("/", "/mnt", "/mnt/session", "/tmp", START_DIRECTORY)
@@ -21,9 +20,16 @@ class FakeFiles:
         self.files: dict[str, bytes] = {}
         self._mounts: dict[str, FilesystemAccess] = {}
 
-    def copy(self) -> "FakeFiles":
-        """Return files of the same content, of which no change shows here."""
-        return deepcopy(self)
+    def kept(self) -> "FakeFiles":
+        """Return what a snapshot has of these: everything but what lies in mounts, outputs excepted."""
+        kept = FakeFiles()
+        kept.directories |= {path for path in self.directories if not self._is_mounted(path)}
+        kept.files = {path: content for path, content in self.files.items() if not self._is_mounted(path)}
+        return kept
+
+    def _is_mounted(self, path: str) -> bool:
+        target = self._over(path)
+        return target is not None and target != OUTPUTS_MOUNT
 
     def mount(self, target: str, access: FilesystemAccess) -> None:
         """Make `target` a directory under `access`, with its parents."""
@@ -47,6 +53,12 @@ class FakeFiles:
         self._check_parent(path)
         self.files[path] = content
 
+    def remove(self, path: str) -> None:
+        """Remove a file."""
+        self.read(path)
+        self._check_parent(path)
+        del self.files[path]
+
     def make_directory(self, path: str) -> None:
         """Make a directory in one that is there."""
         if path in self.directories or path in self.files:
@@ -62,8 +74,13 @@ class FakeFiles:
             raise FakeFileError("Read-only file system")
 
     def _access(self, path: str) -> FilesystemAccess:
+        target = self._over(path)
+        return FilesystemAccess.READ_WRITE if target is None else self._mounts[target]
+
+    def _over(self, path: str) -> str | None:
+        """Return the target of the mount that a path lies in."""
         over = [target for target in self._mounts if path == target or path.startswith(f"{target}/")]
-        return self._mounts[max(over, key=len)] if over else FilesystemAccess.READ_WRITE
+        return max(over, key=len, default=None)
 
 
 def resolved(path: str, cwd: str) -> str:

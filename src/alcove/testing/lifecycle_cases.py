@@ -1,5 +1,5 @@
 # ruff: noqa: S101 - a suite of tests, though it is installed
-"""Cases of a session's life: made, named, limited to a policy, copied, ended."""
+"""Cases of a session's life: made, named, limited to a policy, ended."""
 
 import secrets
 from collections.abc import Awaitable, Callable
@@ -8,7 +8,7 @@ import pytest
 
 from alcove.contract.codec import from_json, to_json
 from alcove.contract.errors import InvalidRequest, SandboxError, SessionNotFound, Unsupported
-from alcove.contract.protocol import KeepsSnapshots, SandboxBackend
+from alcove.contract.protocol import SandboxBackend
 from alcove.contract.types import (
     ExecRequest,
     FilesystemMount,
@@ -153,22 +153,6 @@ class LifecycleCases(Cases):
             told = await backend.resume(session.id)
             assert told.id == session.id
             assert told.state in LIVE
-
-    async def test_a_snapshot_is_taken_or_unsupported(self, backend: SandboxBackend) -> None:
-        async with self.live(backend) as session:
-            if not backend.capabilities().snapshot:
-                with pytest.raises(Unsupported):
-                    await backend.snapshot(session.id)
-                return
-            await backend.exec(session.id, ExecRequest("tee", ["note"], stdin="kept"))
-            snapshot = await backend.snapshot(session.id)
-            assert (snapshot.session_id, snapshot.backend) == (session.id, backend.name)
-            await backend.exec(session.id, ExecRequest("tee", ["note"], stdin="changed"))
-            async with self.live(backend, SandboxSpec(rootfs=f"snapshot:{snapshot.snapshot_id}")) as copy:
-                assert (await self.run(backend, copy, "cat", "note")).stdout == "kept"
-            assert (await self.run(backend, session, "cat", "note")).stdout == "changed"
-            if isinstance(backend, KeepsSnapshots):
-                await backend.delete_snapshot(snapshot.snapshot_id)
 
 
 def _new_id() -> str:
