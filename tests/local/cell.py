@@ -3,11 +3,11 @@
 import secrets
 from base64 import b64decode
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from alcove.contract import ExecRequest, ExecResult, Limited, SandboxSession, SandboxSpec
+from alcove.contract import ExecRequest, ExecResult, Limited, SandboxSession, SandboxSnapshot, SandboxSpec
 from alcove.local.backend import LocalSandbox
 from tests.local import outside
 
@@ -64,6 +64,21 @@ async def live(backend: LocalSandbox, spec: SandboxSpec | None = None) -> AsyncI
         yield Cell(backend, session)
     finally:
         await backend.terminate(session.id)
+
+
+def begun(backend: LocalSandbox, snapshot: SandboxSnapshot) -> AbstractAsyncContextManager[Cell]:
+    """Yield a session that begins with a snapshot, and ends with the block."""
+    return live(backend, SandboxSpec(rootfs=f"snapshot:{snapshot.snapshot_id}", network_policy=Limited()))
+
+
+@asynccontextmanager
+async def forked(cell: Cell) -> AsyncIterator[Cell]:
+    """Yield a fork of a session, that ends with the block."""
+    session = await cell.backend.fork(cell.id)
+    try:
+        yield Cell(cell.backend, session)
+    finally:
+        await cell.backend.terminate(session.id)
 
 
 def mark() -> str:

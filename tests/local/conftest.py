@@ -42,6 +42,8 @@ async def backend(config: LocalSandboxConfig, store: Path) -> AsyncIterator[Loca
         await _make_what_the_store_keeps(backend)
         async with no_leaks(store):
             yield backend
+            for snapshot in backend.snapshots():
+                await backend.delete_snapshot(snapshot.snapshot_id)
     finally:
         try:
             for session in backend.sessions():
