@@ -53,6 +53,8 @@ async def whole(store: Path, world: World, *, ending: bool) -> set[str]:
         sessions = {session.id for session in backend.sessions()}
         if SESSION in sessions:
             assert await look(backend, SESSION) == world.now
+        # a fork's own is not one
+        assert {snapshot.metadata.get("name") for snapshot in backend.snapshots()} <= {"before", "driven"}
         for snapshot in backend.snapshots():
             wanted = world.before if snapshot.metadata.get("name") == "before" else world.now
             begun = await backend.provision(

@@ -47,6 +47,7 @@ from alcove.local.operations import Kind, operation
 from alcove.local.policies import Policies
 from alcove.local.records import OWNED, Egress, Maker, Record
 from alcove.local.removal import remove_tree
+from alcove.local.snapshot_table import passing_name
 from alcove.local.store import ROOT_STORE, Row, Store
 from alcove.local.suspension import Suspension
 
@@ -113,6 +114,10 @@ class Sessions:
     def root(self) -> bool:
         """Whether they are the host's root's."""
         return self._host.root
+
+    def passing_name(self) -> str:
+        """The name of a snapshot that goes with this process."""
+        return passing_name(self._maker.pid, self._maker.started)
 
     def _layout(self, *, owned: bool) -> layout.Layout:
         return layout.decide(
@@ -568,6 +573,7 @@ class Sessions:
         for row in rows:
             if self.unmade(row):
                 await self._sweep_row(row)
+        await self._sweep_passing()
         await self.layers.sweep({key for row in rows if (key := decoded(row)[1].sealing)})
         known = {row.key for row in rows}
         for name in os.listdir(f"{self._store.root}/sessions"):
@@ -575,6 +581,15 @@ class Sessions:
             if name != key and key not in known:
                 with suppress(OSError):  # somebody is at it, or it will be tried again
                     await asyncio.to_thread(remove_tree, self._store.directory(name))
+
+    async def _sweep_passing(self) -> None:
+        """A fork that a kill -9 ended has left the snapshot that it took for itself."""
+        left = [one for one, pid, started in self.layers.table.passing() if processes.start_time(pid) != started]
+        for snapshot_id in left:
+            with self._store.transaction():
+                self.layers.table.remove(snapshot_id)
+        if left:
+            await self.layers.collect()
 
     async def _sweep_row(self, row: Row) -> None:
         live = LiveSession(row, *decoded(row), self._store.directory(row.key))

@@ -4,6 +4,7 @@ A layer is there as long as a snapshot or a session uses it. Who takes one into 
 so in a transaction each: a layer that is being collected cannot be restored, and the other way round.
 """
 
+import secrets
 import sqlite3
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -47,6 +48,11 @@ class Snapshot(Struct, frozen=True):
     created: float
 
 
+def passing_name(pid: int, started: int) -> str:
+    """A name that nobody can give, for a snapshot that goes with who takes it (`SnapshotTable.passing`)."""
+    return f":{pid}:{started}:{secrets.token_hex(6)}"
+
+
 class SnapshotTable:
     """The tables of one store."""
 
@@ -64,8 +70,14 @@ class SnapshotTable:
         return found[0] if found else None
 
     def all(self) -> list[Snapshot]:
-        """Every snapshot, the oldest first."""
-        return self._snapshots("ORDER BY created", ())
+        """Every snapshot, the oldest first, but those that a fork takes for itself."""
+        return self._snapshots("WHERE name IS NULL OR substr(name, 1, 1) <> ':' ORDER BY created", ())
+
+    def passing(self) -> list[tuple[str, int, int]]:
+        """The snapshots that forks take for themselves, each with the pid and the start time of who forks."""
+        found = self._snapshots("WHERE substr(name, 1, 1) = ':'", ())
+        makers = [(one.id, (one.name or "").split(":")) for one in found]
+        return [(snapshot_id, int(pid), int(started)) for snapshot_id, (_, pid, started, _) in makers]
 
     def _snapshots(self, rest: str, parameters: tuple[object, ...]) -> list[Snapshot]:
         rows = self._store.rows(f"SELECT {_SNAPSHOT} FROM snapshots {rest}", parameters)  # noqa: S608

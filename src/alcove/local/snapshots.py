@@ -57,6 +57,8 @@ class Snapshots:
         if name is not None:
             validate_snapshot_name(name)
             self._refuse_taken(name)
+        if passing:
+            name = self._sessions.passing_name()
         try:
             async with live.lock, self._sessions.locked(live):
                 self._sessions.refresh(live)
