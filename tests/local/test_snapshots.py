@@ -23,7 +23,10 @@ from alcove.contract import (
     SandboxSnapshot,
     SandboxSpec,
 )
+from alcove.local import control
 from alcove.local.backend import LocalSandbox
+from alcove.local.launch import CONTROL_SOCKET, connect
+from alcove.local.operations import Kind, operation
 from tests.conftest import PlainUser
 from tests.local import outside
 from tests.local.cell import Cell, begun, live, mark
@@ -422,6 +425,20 @@ async def test_one_of_many_at_once_gets_the_name(backend: LocalSandbox, cell: Ce
     assert all(isinstance(result, InvalidRequest) for result in results if result not in taken)
     assert [one.snapshot_id for one in backend.snapshots()] == [taken[0].snapshot_id]
     assert await cell.out("cat file") == "file\n"
+
+
+async def test_a_session_on_its_way_to_rest_is_captured_whole(backend: LocalSandbox, cell: Cell) -> None:
+    """Whoever asked its warden to end was cancelled or killed: the next one meets it listening, leaving or gone."""
+    for number in range(12):
+        await cell.out('echo "$1" > file', str(number))
+        with connect(str(cell.directory), CONTROL_SOCKET) as connection:
+            control.send(connection, operation(Kind.END, n0=1))
+            for _ in range(number):  # a little later each time
+                await asyncio.sleep(0)
+        await backend.snapshot(cell.id)
+    for number, snapshot in enumerate(backend.snapshots()):
+        async with begun(backend, snapshot) as copy:
+            assert await copy.out("cat file") == f"{number}\n"
 
 
 # Deleted

@@ -78,10 +78,13 @@ class Suspension:
             await processes.stop(live.record.processes, live.record.groups)
             return live.record.settled == _boot()
         try:
-            resting = await self._end_if_settled(live)
+            return await self._end_if_settled(live)
+        except (ConnectionError, FileNotFoundError):
+            # who asked it to end was cancelled, or killed, before it heard the answer; nobody knows what that was
+            await processes.stop(live.record.processes, live.record.groups)
         except OSError:
-            resting = False
-        return resting
+            pass
+        return False
 
     async def _end_if_settled(self, live: "LiveSession") -> bool:
         own = [*parts.renamed(owned_root=live.record.root == OWNED), parts.OUTPUTS]
