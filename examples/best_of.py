@@ -10,7 +10,7 @@ TEST = "sort -n numbers | md5sum | cut -d ' ' -f 1 > wanted; md5sum < answer | c
 ATTEMPTS = {
     "careless": "sort numbers > answer",
     "destructive": "rm -rf /workspace/* 2>/dev/null; echo 1 > answer",
-    "wasteful": "cp numbers a; for n in 1 2 3; do sort -n a > b; mv b a; done; mv a answer",
+    "wasteful": "cp numbers a; cp a b; sort -n b > answer",
     "right": "sort -n numbers > answer",
 }
 
@@ -36,6 +36,7 @@ def main() -> None:
     assert best is not None
     with Sandbox(snapshot=best.snapshot_id) as box:  # hours later, in another process
         print(f"best: {name}, whose answer ends with {box.run('tail -1 answer').stdout.strip()}")
+    print("what solved it is kept: alcove snapshots")
 
 
 if __name__ == "__main__":

@@ -190,6 +190,22 @@ async def test_what_a_file_has_is_kept(backend: LocalSandbox, cell: Cell, place:
     assert await described(cell, place) == before
 
 
+async def test_files_are_renamed_and_not_copied(backend: LocalSandbox, cell: Cell, store: Path) -> None:
+    await cell.out("mkdir sub; echo file > sub/file; echo file > /tmp/file; echo file > /mnt/session/outputs/file")
+    places = ["workspace/sub/file", "tmp/file"]
+    before = {place: (cell.directory / place).stat().st_ino for place in [*places, "outputs/file"]}
+    snapshot = await backend.snapshot(cell.id)
+    (layer,) = layers(store)
+    assert {place: (layer / place).stat().st_ino for place in places} == {place: before[place] for place in places}
+    assert (layer / "outputs/file").stat().st_ino != before["outputs/file"]
+    assert (cell.directory / "outputs/file").stat().st_ino == before["outputs/file"]
+    async with begun(backend, snapshot) as copy:
+        assert await copy.out("cat sub/file /tmp/file /mnt/session/outputs/file") == "file\n" * 3
+        own = [path.name for path in copy.directory.rglob("file")]
+        assert own == ["file"]  # the output
+        assert len(list(store.glob("*/*/workspace/sub/file"))) == 1
+
+
 # Deleted and replaced
 
 

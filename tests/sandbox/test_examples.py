@@ -99,3 +99,16 @@ def test_the_grader(store: Path) -> None:
     assert verdicts["hog"] == "too much memory"
     assert verdicts["bomb"].startswith(("failed", "too slow"))
     assert verdicts["cheat"].startswith("failed")
+
+
+def test_the_best_of_many(store: Path) -> None:
+    shown = output("best_of", store).splitlines()
+    assert shown[0] == "the prepared session still says: unsolved"
+    verdicts = {line.split()[0]: line.split(maxsplit=1)[1] for line in shown[1:5]}
+    assert verdicts == {
+        "careless": "failed, 3 files",
+        "destructive": "failed, 2 files",
+        "wasteful": "solved, 5 files",
+        "right": "solved, 3 files",
+    }
+    assert shown[5] == "best: right, whose answer ends with 2000"
