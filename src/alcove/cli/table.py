@@ -202,6 +202,32 @@ COMMANDS = Commands(
             ),
         ),
         Command(
+            "export",
+            "alcove.cli.transfer:export",
+            "write a snapshot to a file or a pipe, as an OCI image layout",
+            words=("SNAPSHOT", "[FILE|-]"),
+            options=(
+                Option("--compression", "KIND", "zstd (the default), gzip or none", parse=values.compression),
+                Option("--flat", "", "one layer of all, without the bytes of what was deleted or changed later"),
+                _JSON,
+            ),
+            about="FILE is there whole at the end, or not at all. Without it, or with -, the archive goes to stdout.",
+        ),
+        Command(
+            "import",
+            "alcove.cli.transfer:import_",
+            "make a snapshot of what `alcove export` wrote, here or elsewhere",
+            words=("[FILE|-]",),
+            options=(
+                Option("--name", "NAME", "the snapshot's name, else the one that it had"),
+                Option("--set-id", "", "take set-id files in, which are refused otherwise"),
+                Option("--max-size", "SIZE", "refuse what unpacks to more (64G)", parse=values.size),
+                Option("--max-entries", "N", "refuse more files and directories (500000)", parse=values.count),
+                _JSON,
+            ),
+            about="Without FILE, or with -, the archive comes from stdin. Prints the snapshot's id.",
+        ),
+        Command(
             "rm",
             "alcove.cli.sessions:rm",
             "end sessions and all that is in them",

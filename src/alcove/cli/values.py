@@ -52,6 +52,13 @@ def seconds(text: str) -> float:
     return float(match[1]) * _SECONDS[match[2]]
 
 
+def compression(text: str) -> str:
+    """Read how to compress."""
+    if text not in {"zstd", "gzip", "none"}:
+        raise ValueError("it is zstd, gzip or none")
+    return text
+
+
 def count(text: str) -> int:
     """Return a whole number of at least 1."""
     if not text.isascii() or not text.isdecimal() or not int(text):

@@ -3,5 +3,6 @@
 from alcove.local.backend import LocalSandbox
 from alcove.local.config import LocalSandboxConfig
 from alcove.local.lineage import LineageNode
+from alcove.state.limits import ImportLimits
 
-__all__ = ["LineageNode", "LocalSandbox", "LocalSandboxConfig"]
+__all__ = ["ImportLimits", "LineageNode", "LocalSandbox", "LocalSandboxConfig"]

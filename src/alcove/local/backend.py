@@ -7,7 +7,7 @@ import socket
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator
 from contextlib import suppress
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from msgspec.structs import replace
 
@@ -31,6 +31,7 @@ from alcove.contract import (
     SessionNotFound,
     Unrestricted,
     Unsupported,
+    fields,
 )
 from alcove.contract.rules import (
     replaces_memory_mount,
@@ -56,6 +57,8 @@ from alcove.local.store import Store
 if TYPE_CHECKING:
     from alcove.changes import Applied, Change
     from alcove.egress.audit import Record
+    from alcove.local.transfer import Exported, Place, Transfer
+    from alcove.state.limits import ImportLimits
 
 _DEBUG_VARIANT = 1
 #: Of an exec, while others end or suspend its session again and again.
@@ -280,6 +283,58 @@ class LocalSandbox:
         # as the store has it: another process may have changed the policy since we looked
         spec, _ = decoded(self._store.live(session_id))
         return replace(spec, session_id=None, rootfs=HOST_ROOTFS)
+
+    async def export_snapshot(
+        self,
+        reference: str,
+        out_file: "Place",
+        /,
+        *,
+        compression: Literal["zstd", "gzip", "none"] = "zstd",
+        flat: bool = False,
+        progress: Callable[[int], object] | None = None,
+    ) -> "Exported":
+        """Write a snapshot as an OCI image layout in one tar archive: a file is there whole at the end, or not at all.
+
+        `flat` makes one layer of all: what was deleted later is not in it. `progress` is called with each number of
+        bytes packed, in another thread.
+
+        Raises:
+            InvalidRequest: there is no such snapshot; or zstd is wanted and not installed.
+            LifecycleError: a layer of it is gone, or is not what was sealed.
+            SandboxIoError: there is no room for it, or something cannot be read or written.
+        """
+        from alcove.state.compression import Compression
+
+        kind = fields.member(compression, "compression", Compression)
+        return await self._transfer().export(reference, out_file, kind, progress, flat=flat)
+
+    async def import_snapshot(
+        self,
+        in_file: "Place",
+        /,
+        *,
+        name: str | None = None,
+        set_id: bool = False,
+        limits: "ImportLimits | None" = None,
+        progress: Callable[[int], object] | None = None,
+    ) -> SandboxSnapshot:
+        """Make a snapshot of an archive, by whomever it was written; on any failure nothing of it is left.
+
+        `set_id` takes set-id files in, which are refused otherwise. `progress` is called with each number of bytes read
+        of the archive, which is read three times, in another thread.
+
+        Raises:
+            InvalidRequest: the archive is refused, damaged, too large; or the name cannot be, or is taken.
+            SandboxIoError: there is no room for it, or something cannot be read or written.
+        """
+        self._refuse_snapshots()
+        return await self._transfer().import_(in_file, name, limits, progress, set_id=set_id)
+
+    def _transfer(self) -> "Transfer":
+        from alcove.local.transfer import Transfer
+
+        return Transfer(self._store, self._snapshots, self._sessions.layers, root=self._host.root)
 
     async def fork(self, session_id: str, /, spec: SandboxSpec | None = None) -> SandboxSession:
         """Make another session that begins with what this one has; without a spec it is as `fork_spec` says.

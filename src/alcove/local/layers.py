@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 from alcove.contract import LifecycleError, SandboxIoError
-from alcove.local import parts
+from alcove.local import parts, processes
 from alcove.local.parts import OUTPUTS
 from alcove.local.removal import remove_tree
 from alcove.local.snapshot_table import Layer, SnapshotTable
@@ -15,6 +15,8 @@ from alcove.local.store import Store
 
 #: A layer's directory under this suffix is nobody's any more.
 ENDING = ".ending"
+#: Who uses layers while they are exported: this, then the pid and start time of the process, and a token.
+EXPORT = "export "
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -91,10 +93,18 @@ class Layers:
 
     async def collect(self) -> int:
         """Remove the layers that nobody uses, and return how many they were."""
+        self._release_exports()
         unused = self.table.take_unused()
         for key in unused:
             await asyncio.to_thread(self.remove, key)
         return len(unused)
+
+    def _release_exports(self) -> None:
+        """Let go of what a process used that was killed while it exported."""
+        for owner in self.table.owners(EXPORT):
+            pid, started, _ = owner.removeprefix(EXPORT).split("-")
+            if processes.start_time(int(pid)) != int(started):
+                self.table.release(owner)
 
     def remove(self, key: str) -> None:
         """Remove the directory of a layer that is not in the store; what cannot be removed now, the next sweep does."""
@@ -106,6 +116,7 @@ class Layers:
 
     async def sweep(self, kept: set[str]) -> None:
         """Remove what a kill -9 left: directories that are no layer's, but for `kept` and those that are being made."""
+        await self.collect()
         known = self.table.layers().keys() | kept
         for name in os.listdir(f"{self._store.root}/layers"):
             if name in known:

@@ -21,6 +21,8 @@ from alcove.local.processes import Processes
 
 #: `metadata.root` of a session whose guest's root owns the root file system.
 OWNED = "host:owned"
+#: The same of one that shares the host's.
+SHARED = "host:shared"
 
 
 class Attached(Struct, frozen=True):

@@ -136,8 +136,13 @@ class SnapshotTable:
         self._store.write("DELETE FROM uses WHERE owner = ?", (owner,))
 
     def users(self, key: str) -> list[str]:
-        """Who uses a layer: `session KEY` or `snapshot ID`."""
+        """Who uses a layer: `session KEY`, `snapshot ID` or `export PID-START-TOKEN`."""
         return [row[0] for row in self._store.rows("SELECT owner FROM uses WHERE layer = ? ORDER BY owner", (key,))]
+
+    def owners(self, kind: str) -> list[str]:
+        """Every owner of uses whose name begins with `kind`."""
+        found = self._store.rows("SELECT DISTINCT owner FROM uses WHERE substr(owner, 1, ?) = ?", (len(kind), kind))
+        return [row[0] for row in found]
 
     # Layers
 

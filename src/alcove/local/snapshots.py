@@ -56,7 +56,7 @@ class Snapshots:
         """
         if name is not None:
             validate_snapshot_name(name)
-            self._refuse_taken(name)
+            self.refuse_taken(name)
         if passing:
             name = self._sessions.passing_name()
         try:
@@ -73,7 +73,12 @@ class Snapshots:
                 f"no snapshot of session `{live.id}`: {error.strerror}; the session has lost nothing"
             ) from None
 
-    def _refuse_taken(self, name: str) -> None:
+    def refuse_taken(self, name: str) -> None:
+        """Check that a name is free.
+
+        Raises:
+            InvalidRequest: it is not.
+        """
         if (taken := self._table.find(name)) is not None:
             raise InvalidRequest(f"snapshot `{taken.id}` has the name `{name}` already; choose another")
 
@@ -82,7 +87,7 @@ class Snapshots:
         outputs = self._has_outputs(live)
         if not moved and not outputs:
             return self._commit(live, None, name)
-        key = _new_key()
+        key = new_key()
         directory = self._store.layer(key)
         with layers.made(directory) as layer:
             if outputs:
@@ -111,7 +116,7 @@ class Snapshots:
             outputs = self._has_outputs(live)
             if not copied and not outputs:
                 return self._commit(live, None, name)
-            key = _new_key()
+            key = new_key()
             with layers.made(self._store.layer(key)) as layer:
                 await beside(partial(sealing.copy, live.directory, layer, copied), progress)
                 if outputs:
@@ -125,7 +130,7 @@ class Snapshots:
         if layer is not None and layer.key not in keys:
             keys = (*keys, layer.key)
         snapshot = Snapshot(
-            id=f"snap-{secrets.token_hex(6)}",
+            id=new_id(),
             name=name,
             session=live.id,
             parent=record.parent,
@@ -224,7 +229,13 @@ def _names(moved: list[Part], *, outputs: bool) -> tuple[str, ...]:
     return (*(part.name for part in moved), *((OUTPUTS.name,) if outputs else ()))
 
 
-def _new_key() -> str:
+def new_id() -> str:
+    """The id of a snapshot that there is not yet."""
+    return f"snap-{secrets.token_hex(6)}"
+
+
+def new_key() -> str:
+    """The name of a layer that there is not yet."""
     return secrets.token_hex(5)
 
 

@@ -69,7 +69,7 @@ CREATE TABLE snapshots (
     created REAL NOT NULL
 ) STRICT, WITHOUT ROWID
 """,
-    # a layer is there as long as anybody uses it: `session KEY` or `snapshot ID`
+    # a layer is there as long as anybody uses it (`SnapshotTable.users`)
     "CREATE TABLE uses (owner TEXT NOT NULL, layer TEXT NOT NULL, PRIMARY KEY (owner, layer)) STRICT, WITHOUT ROWID",
     "CREATE INDEX uses_by_layer ON uses (layer)",
 )

@@ -145,8 +145,15 @@ class Blobs:
 
 
 @contextmanager
-def in_place(in_file: BinaryIO, limits: ImportLimits) -> Iterator[BinaryIO]:
+def in_place(
+    in_file: BinaryIO,
+    limits: ImportLimits,
+    directory: str | None = None,
+    progress: Callable[[int], object] | None = None,
+) -> Iterator[BinaryIO]:
     """Yield a file that can be read in any order: this one, or a temporary one with what it holds or expands to.
+
+    `directory` is where that one is to lie.
 
     Raises:
         InvalidRequest: it expands to too much, or is damaged.
@@ -162,12 +169,14 @@ def in_place(in_file: BinaryIO, limits: ImportLimits) -> Iterator[BinaryIO]:
         if compression is Compression.NONE:
             yield in_file
             return
-    with TemporaryFile() as spool:
+    with TemporaryFile(dir=directory) as spool:
         meter = Meter(limits)
         stream = decompressed(_After(beginning, in_file), compression, limits)
         while data := stream.read(CHUNK):
             meter.add_bytes(len(data))
             spool.write(data)
+            if progress is not None:
+                progress(0)
         spool.seek(0)
         yield spool
 

@@ -7,7 +7,7 @@ another by then, and of its tree where Alcove wrote it.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import BinaryIO
 
 from msgspec import Struct
@@ -54,14 +54,18 @@ def import_(
     *,
     limits: ImportLimits | None = None,
     policy: Policy | None = None,
+    policy_for: Callable[[Mapping[str, str]], Policy] | None = None,
     progress: Callable[[int], object] | None = None,
+    spool: str | None = None,
 ) -> Imported:
     """Unpack an image layout, one tar archive as it is or compressed, into directories that `make_layer` makes.
 
     `make_layer` is called once for each layer, the lowest first, and returns the descriptor of a new empty directory
     with mode 0700, which stays the caller's. On any failure, and when `progress` raises, they are emptied again.
-    `progress` is called with each number of bytes read of the archive, which is read three times. Nothing is flushed to
-    the disk: that is the caller's, before the layers count.
+    `policy_for` makes the policy of the metadata, a stranger's words, before there is any layer, or refuses.
+    `progress` is called with each number of bytes read of the archive, which is read three times, and with 0 between.
+    `spool` is the directory for what has to be expanded first, or comes through a pipe; else the system's. Nothing is
+    flushed to the disk: that is the caller's, before the layers count.
 
     Raises:
         InvalidRequest: the archive is damaged, is none that is read here, or has what is refused.
@@ -70,8 +74,9 @@ def import_(
     limits = limits or ImportLimits()
     made: list[int] = []
     try:
-        with in_place(in_file, limits) as file:
-            return _Import(Blobs(file, limits, progress), limits, policy or Policy()).run(make_layer, made)
+        with in_place(in_file, limits, spool, progress) as file:
+            reading = _Import(Blobs(file, limits, progress), limits, policy or Policy(), progress)
+            return reading.run(make_layer, policy_for, made)
     except BaseException as error:
         _take_back(made, error)
         if isinstance(error, OSError):
@@ -82,13 +87,21 @@ def import_(
 
 
 class _Import:
-    def __init__(self, blobs: Blobs, limits: ImportLimits, policy: Policy) -> None:
+    def __init__(
+        self, blobs: Blobs, limits: ImportLimits, policy: Policy, progress: Callable[[int], object] | None
+    ) -> None:
         self._blobs = blobs
         self._limits = limits
         self._policy = policy
+        self._progress = progress
 
-    def run(self, make_layer: Callable[[], int], made: list[int]) -> Imported:
+    def run(
+        self, make_layer: Callable[[], int], policy_for: Callable[[Mapping[str, str]], Policy] | None, made: list[int]
+    ) -> Imported:
         image = self._blobs.image()
+        metadata = oci.metadata_of(image.manifest.annotations or {})
+        if policy_for is not None:
+            self._policy = policy_for(metadata)
         expected = list(zip(image.manifest.layers, image.config.rootfs.diff_ids, strict=True))
         self._check(expected)
         meter = Meter(self._limits)
@@ -101,7 +114,7 @@ class _Import:
         return Imported(
             manifest=image.digest,
             layers=tuple(layers),
-            metadata=oci.metadata_of(image.manifest.annotations or {}),
+            metadata=metadata,
             name=image.name,
             architecture=image.config.architecture,
         )
@@ -122,10 +135,14 @@ class _Import:
         stream = self._open(layer)
         squashed = unpack(Archive(stream, meter), root, self._policy, lowest=lowest)
         _check_diff_id(stream, layer, diff_id)
-        found, wanted = digest(root), (layer.annotations or {}).get(oci.TREE_KEY)
+        found, wanted = digest(root, progress=self._tick), (layer.annotations or {}).get(oci.TREE_KEY)
         if wanted is not None and wanted != found and not squashed:
             raise refused(f"the layer {layer.digest} does not make the tree that it was")
         return ImportedLayer(found, diff_id, squashed)
+
+    def _tick(self, _: int) -> None:
+        if self._progress is not None:
+            self._progress(0)
 
 
 def _check_diff_id(stream: Digested, layer: Descriptor, diff_id: str) -> None:

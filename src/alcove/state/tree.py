@@ -2,7 +2,7 @@
 
 import errno
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from hashlib import sha256
 from struct import Struct as Packing
 from typing import TYPE_CHECKING
@@ -79,12 +79,13 @@ def measure(layer: int) -> Size:
     return Size(files, size, allocated)
 
 
-def digest(layer: int, *, owners: bool = True) -> str:
+def digest(layer: int, *, owners: bool = True, progress: Callable[[int], object] | None = None) -> str:
     """Digest what a layer has, as `sha256:` and 64 hexadecimal digits; `owners` off leaves out whose each entry is.
 
     Of every name: type, mode, owner, size, content, link target, extended attributes of the guest's, what it is a hard
     link to, whether it is opaque. Not times, not holes, not the order on disk, not the topmost directory itself. The
     digest of a directory is one of the digests of what it has; zeros are not digested, so that holes cost nothing.
+    `progress` is called for every name, with the size of its content where it has one, and may raise.
 
     Raises:
         OSError: something cannot be read.
@@ -95,6 +96,8 @@ def digest(layer: int, *, owners: bool = True) -> str:
     buffer = memoryview(bytearray(_CHUNK))
     with walk(layer) as entries:
         for entry in entries:
+            if progress is not None:
+                progress(0 if entry.linked else entry.size)
             while len(hashes) > entry.depth:
                 _fold(hashes, heads)
             head = _head(entry, owners=owners)

@@ -42,13 +42,16 @@ class Policy(Struct, frozen=True, kw_only=True):
     `children` are the names that may stand at the top, each a directory, since a session's mounts are made of them;
     None: any, as in an image's root file system. `over` are those of them that hold the tops of overlays over
     something else: there the lowest layer's whiteouts mean something, elsewhere it has nothing to hide, and they are
-    passed over. `set_id`: set-id bits are allowed. `squash_owners`: where owners cannot be given, everything becomes
-    the caller's, instead of a refusal.
+    passed over. `whole` are those that each layer has whole, so that it hides nothing in them but all. `set_id`: set-id
+    bits are allowed. `owners` is how many ids there are, from 0 on; None: any. `squash_owners`: where owners cannot be
+    given, everything becomes the caller's, instead of a refusal.
     """
 
     children: tuple[bytes, ...] | None = (b"workspace", b"tmp", b"outputs", b"root")
     over: tuple[bytes, ...] = (b"root",)
+    whole: tuple[bytes, ...] = (b"outputs",)
     set_id: bool = False
+    owners: int | None = None
     squash_owners: bool = False
 
     def is_place(self, path: Names) -> bool:
@@ -123,6 +126,9 @@ class _Unpacking:
         for name in member.xattrs:
             if not name.startswith(_ALLOWED_XATTRS) or name.startswith(_OVERLAY_XATTRS) or b"\0" in name:
                 raise refused(f"{shown(member.path)} has the extended attribute {shown(name)}")
+        owners = self._policy.owners
+        if owners is not None and max(member.uid, member.gid) >= owners:
+            raise refused(f"{shown(member.path)} belongs to {member.uid}:{member.gid}, and a session has {owners} ids")
         if not self._privileged and (member.uid or member.gid):
             if not self._policy.squash_owners:
                 owner = f"{member.uid}:{member.gid}"
@@ -210,7 +216,10 @@ class _Unpacking:
         if member.kind is not Kind.FILE or member.size or member.xattrs:
             raise refused(f"{shown(member.path)} is a whiteout and no empty file")
         removed = None if path[-1] == names.OPAQUE else names.removed_name(path[-1], member.path)
-        if self._lowest and path[0] not in self._policy.over:
+        whole = path[0] in self._policy.whole
+        if whole and path != (path[0], names.OPAQUE):
+            raise refused(f"{shown(member.path)} hides something in what each layer has whole")
+        if self._lowest and not whole and path[0] not in self._policy.over:
             return
         self._go(path[:-1])
         if removed is None:
