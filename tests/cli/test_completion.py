@@ -50,7 +50,7 @@ def test_bash_completes(alcove: Cli, tmp_path: Path) -> None:
     (tmp_path / "alcove").chmod(0o755)
     script = """
         eval "$(alcove completion bash)"
-        for words in "alcove ex" "alcove exec bo" "alcove exec box-1 --t"; do
+        for words in "alcove exe" "alcove exec bo" "alcove exec box-1 --t"; do
             COMP_WORDS=($words) COMP_CWORD=$((${#COMP_WORDS[@]} - 1))
             _alcove
             echo "${COMPREPLY[@]}"

@@ -13,7 +13,7 @@ from alcove.local.backend import LocalSandbox
 from alcove.local.config import LocalSandboxConfig
 from alcove.testing import no_leaks
 from tests.conftest import PlainUser
-from tests.local import projects
+from tests.local import projects, transfers
 from tests.local.cell import Cell, live
 
 
@@ -26,7 +26,8 @@ def as_root() -> bool:
 def store(tmp_path: Path) -> Iterator[Path]:
     yield tmp_path / "store"
     # where a session could not be removed: not by pytest, whose removal is as deep in calls as the tree in directories
-    subprocess.run(["rm", "-rf", "--one-file-system", str(tmp_path / "store")], check=False)
+    places = [str(tmp_path / "store"), str(transfers.there_of(tmp_path / "store"))]
+    subprocess.run(["rm", "-rf", "--one-file-system", *places], check=False)
 
 
 @pytest.fixture
@@ -88,3 +89,16 @@ async def box(backend: LocalSandbox, project: Path) -> AsyncIterator[Cell]:
     """Yield a session that has `project` at /project by copy-on-write."""
     async with live(backend, projects.spec(projects.mounted(project))) as cell:
         yield cell
+
+
+@pytest_asyncio.fixture
+async def elsewhere(store: Path) -> AsyncIterator[LocalSandbox]:
+    """Yield a backend over another store: as good as another machine."""
+    backend = LocalSandbox(LocalSandboxConfig(root_dir=str(transfers.there_of(store))))
+    try:
+        await backend.terminate((await backend.provision(SandboxSpec(network_policy=Limited()))).id)
+        yield backend
+    finally:
+        for session in backend.sessions():
+            await backend.terminate(session.id)
+        await backend.aclose()

@@ -68,7 +68,7 @@ def without_digests(patch: pytest.MonkeyPatch) -> None:
 
 
 def without_tree_digests(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(importing, "digest", lambda layer: Anything("sha256:" + "0" * 64))
+    patch.setattr(importing, "digest", lambda layer, **more: Anything("sha256:" + "0" * 64))
 
 
 def without_image_checks(patch: pytest.MonkeyPatch) -> None:
