@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 
 from alcove.contract import LifecycleError
 
-#: Told how many bytes were copied since the last time; what it raises ends the copy.
+#: Told how many bytes were copied since the last time, maybe none; what it raises ends the copy.
 Progress = Callable[[int], None]
 
 _FICLONE = 0x4004_9409  # ioctl_ficlone(2)
@@ -46,6 +46,11 @@ class Contents:
         if sparse:
             os.ftruncate(target, size)
             self._advance(size - copied)
+
+    def pause(self) -> None:
+        """Let `progress` end the copy between files that have no content."""
+        if self._progress:
+            self._progress(0)
 
     def _clone(self, source: int, target: int) -> bool:
         try:

@@ -63,6 +63,7 @@ def _copy(entries: Walk, target: int, contents: Contents) -> None:
     try:
         for entry in entries:
             writer.write(entry, entries.fd)
+            contents.pause()
         writer.finish()
     finally:
         writer.close()
