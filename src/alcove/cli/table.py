@@ -288,6 +288,7 @@ COMMANDS = Commands(
             "show sessions and snapshots below what they were made from",
             options=(_JSON,),
         ),
+        Command("df", "alcove.cli.df:df", "show what takes the disk", options=(_JSON,)),
         Command("doctor", "alcove.cli.doctor:doctor", "tell what this host can enforce", options=(_JSON,)),
         Command(
             "completion",

@@ -42,7 +42,19 @@ from alcove.contract.rules import (
     validate_spec,
 )
 from alcove.contract.types import HOST_ROOTFS
-from alcove.local import cgroups, control, freezer, host, landlock, limits, lineage, native, processes, requests
+from alcove.local import (
+    cgroups,
+    control,
+    freezer,
+    host,
+    landlock,
+    limits,
+    lineage,
+    native,
+    processes,
+    requests,
+    reserve,
+)
 from alcove.local.config import LocalSandboxConfig
 from alcove.local.exec import Command, Execution, MakeExecution, NotTaken, Outcome, exit_code
 from alcove.local.launch import DEBUG_SOCKET, EXEC_SOCKET, connect, listen
@@ -58,6 +70,7 @@ if TYPE_CHECKING:
     from alcove.changes import Applied, Change
     from alcove.egress.audit import Record
     from alcove.local.transfer import Exported, Place, Transfer
+    from alcove.local.usage import StoreUsage
     from alcove.state.limits import ImportLimits
 
 _DEBUG_VARIANT = 1
@@ -118,7 +131,7 @@ class LocalSandbox:
             raise LifecycleError("rootfs `owned` needs root: a plain user has no ids to own the host's files with")
         self._mounter = Mounter(self.config, self._store.root, self._host, launcher)
         self._sessions = Sessions(self.config, self._store, self._host, launcher, self._mounter)
-        self._snapshots = Snapshots(self._store, self._sessions)
+        self._snapshots = Snapshots(self._store, self._sessions, self.config)
         self._environment = requests.Environment(requests.base_environment(self._sessions.layout.search_path))
         self._swept = False
 
@@ -167,6 +180,7 @@ class LocalSandbox:
         if not self._swept:
             with suppress(OSError, SandboxError):  # what cannot be taken away now hinders no new session
                 await self.recover()
+        reserve.check(self._store.root, self.config)
         if reference is not None:
             await self._snapshots.ready(reference)
         live = await self._sessions.make(spec, enforced, parent)
@@ -217,6 +231,16 @@ class LocalSandbox:
         """Every session of this store, the oldest first; with `ended`, terminated ones too."""
         rows = self._store.sessions(ended=ended)
         return [self._sessions.view(row) for row in rows if not self._sessions.unmade(row)]
+
+    def usage(self, looked: Callable[[int], None] | None = None) -> "StoreUsage":
+        """What the store takes of its disk, and who; `looked` is told how many files were looked at, as that goes on.
+
+        Raises:
+            SandboxIoError: the store cannot be read.
+        """
+        from alcove.local import usage
+
+        return usage.read(self._store, self.config, looked)
 
     # Snapshots
 

@@ -28,6 +28,8 @@ class LocalSandboxConfig(Struct, frozen=True, kw_only=True):
     (read-only toolchain) or `owned` (root only, for throw-away machines: the guest's root owns a copy-on-write view).
     `visible` are further host paths to show read-only, `hidden` are paths to leave out. `allow_root_owned` permits
     read-write attachments of directories that belong to root. `default_*` hold where a spec says nothing.
+    `disk_reserve_mb` is how much of the store's file system stays free of new sessions and copies, in MiB (default: a
+    twentieth of it, 1024 at most).
     `native` is another launcher than the installed one. `egress` is how allow-lists are enforced; `presets` are names
     for some entries of one, each to be written as `@name`.
 
@@ -44,6 +46,7 @@ class LocalSandboxConfig(Struct, frozen=True, kw_only=True):
     default_pids: int = DEFAULT_PIDS
     default_open_files: int = DEFAULT_OPEN_FILES
     default_output_limit: int = DEFAULT_OUTPUT_LIMIT
+    disk_reserve_mb: int | None = None
     native: str | None = None
     egress: EgressConfig = EgressConfig()
     presets: tuple[tuple[str, tuple[str, ...]], ...] = ()
@@ -60,6 +63,8 @@ class LocalSandboxConfig(Struct, frozen=True, kw_only=True):
         for name in ("default_pids", "default_open_files"):
             if getattr(self, name) < 1:
                 raise InvalidRequest(f"LocalSandboxConfig.{name} must be at least 1")
+        if self.disk_reserve_mb is not None and self.disk_reserve_mb < 0:
+            raise InvalidRequest("LocalSandboxConfig.disk_reserve_mb must be at least 0")
         self.egress.check()
         if self.presets:
             self._read_presets()

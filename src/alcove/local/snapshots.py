@@ -18,7 +18,8 @@ from alcove.contract import (
     SandboxSpec,
 )
 from alcove.contract.rules import validate_snapshot_name
-from alcove.local import layers, sealing, suspension
+from alcove.local import layers, reserve, sealing, suspension
+from alcove.local.config import LocalSandboxConfig
 from alcove.local.copies import beside
 from alcove.local.layers import Layers
 from alcove.local.parts import OUTPUTS, Part
@@ -35,7 +36,8 @@ Provision = Callable[[SandboxSpec, str], Awaitable[SandboxSession]]
 class Snapshots:
     """The snapshots of one store."""
 
-    def __init__(self, store: Store, sessions: Sessions) -> None:
+    def __init__(self, store: Store, sessions: Sessions, config: LocalSandboxConfig) -> None:
+        self._config = config
         self._store = store
         self._sessions = sessions
         self._layers: Layers = sessions.layers
@@ -91,7 +93,7 @@ class Snapshots:
         directory = self._store.layer(key)
         with layers.made(directory) as layer:
             if outputs:
-                await beside(partial(sealing.copy_outputs, live.directory, layer), progress)
+                await beside(partial(sealing.copy_outputs, live.directory, layer), self._guarding(progress))
             return self._move(live, Layer(key, _names(moved, outputs=outputs)), moved, name)
 
     def _move(self, live: LiveSession, layer: Layer, moved: list[Part], name: str | None) -> Snapshot:
@@ -117,11 +119,17 @@ class Snapshots:
             if not copied and not outputs:
                 return self._commit(live, None, name)
             key = new_key()
+            advance = self._guarding(progress)
             with layers.made(self._store.layer(key)) as layer:
-                await beside(partial(sealing.copy, live.directory, layer, copied), progress)
+                await beside(partial(sealing.copy, live.directory, layer, copied), advance)
                 if outputs:
-                    await beside(partial(sealing.copy_outputs, live.directory, layer), progress)
+                    await beside(partial(sealing.copy_outputs, live.directory, layer), advance)
                 return self._commit(live, Layer(key, _names(copied, outputs=outputs)), name)
+
+    def _guarding(self, progress: Progress | None) -> Progress:
+        """What a copy that is not to take room from the reserve calls on its way."""
+        reserve.check(self._store.root, self._config)
+        return reserve.guarding(self._store.root, self._config, progress)
 
     def _commit(self, live: LiveSession, layer: Layer | None, name: str | None) -> Snapshot:
         """Write it down, with the session's record: all or nothing."""

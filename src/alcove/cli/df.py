@@ -1,0 +1,97 @@
+"""`alcove df`."""
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from alcove.cli import tables
+from alcove.cli.grammar import Given
+from alcove.cli.local import with_backend
+from alcove.local.terminal import TerminalSandbox
+from alcove.local.usage import FileSystemUsage, StoreUsage
+
+_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
+_BAR = 40
+_TOLD_EVERY = 1000
+
+
+def df(given: Given) -> int:
+    """Show what the store takes of its disk, and who."""
+
+    async def work(backend: TerminalSandbox) -> int:
+        with _told() as looked:
+            usage = backend.usage(looked)
+        if given["json"]:
+            from msgspec.json import encode
+
+            print(encode(usage).decode())
+            return 0
+        _show(usage)
+        return 0
+
+    return with_backend(given, work)
+
+
+@contextmanager
+def _told() -> Iterator[Callable[[int], None] | None]:
+    """On a terminal, how many files were looked at so far."""
+    if not os.isatty(2):
+        yield None
+        return
+    count = told = 0
+
+    def looked(more: int) -> None:
+        nonlocal count, told
+        count += more
+        if count - told >= _TOLD_EVERY:
+            told = count
+            sys.stderr.write(f"\r{count} files looked at ")
+            sys.stderr.flush()
+
+    try:
+        yield looked
+    finally:
+        if told:
+            sys.stderr.write("\r\033[K")
+            sys.stderr.flush()
+
+
+def _show(usage: StoreUsage) -> None:
+    system = usage.file_system
+    if os.isatty(1):
+        print(_bar(system))
+    tables.show(
+        None,
+        [
+            ("store", system.store),
+            ("disk", f"{size(system.total)}, {size(system.free)} free, {size(system.reserve)} of it reserved"),
+            ("sessions", size(sum(session.own for session in usage.sessions))),
+            ("layers", size(sum(layer.bytes for layer in usage.layers))),
+            ("reclaimable", size(usage.reclaimable)),
+        ],
+    )
+    if usage.sessions:
+        rows = [(each.id, f"{size(each.own)}{'+' * each.partly}", size(each.below)) for each in usage.sessions]
+        print()
+        tables.show(("SESSION", "OWN", "LAYERS BELOW"), rows)
+    if usage.snapshots:
+        found = [(each.id, each.name or "", size(each.bytes), size(each.only)) for each in usage.snapshots]
+        print()
+        tables.show(("SNAPSHOT", "NAME", "LAYERS", "FREED BY DELETION"), found)
+
+
+def _bar(system: FileSystemUsage) -> str:
+    """Used, free, and the reserve at the end."""
+    kept = min(round(_BAR * system.reserve / max(system.total, 1)) or 1, _BAR)
+    used = min(round(_BAR * (1 - system.free / max(system.total, 1))), _BAR)
+    cells = ["█" if at < used else "▒" if at >= _BAR - kept else "░" for at in range(_BAR)]
+    return f"[{''.join(cells)}] █ used ░ free ▒ reserved"
+
+
+def size(count: int) -> str:
+    """Return a number of bytes for a person, to three digits."""
+    number, unit = float(count), 0
+    while number >= 1024 and unit < len(_UNITS) - 1:
+        number, unit = number / 1024, unit + 1
+    return f"{number:.0f} {_UNITS[unit]}" if unit == 0 or number >= 100 else f"{number:.1f} {_UNITS[unit]}"

@@ -1,0 +1,59 @@
+"""`alcove df`."""
+
+import os
+import pty
+import subprocess
+
+import pytest
+
+from alcove.cli.df import size
+from tests.cli.cli import WITHIN, Cli, read_until
+
+pytestmark = pytest.mark.user
+
+
+def test_the_store_and_its_sessions(alcove: Cli) -> None:
+    alcove.create("--id", "big")
+    alcove.out("exec", "big", "--", "head", "-c", "2M", "/dev/zero")
+    alcove.out("exec", "big", "--", "sh", "-c", "head -c 2097152 /dev/urandom >file")
+    usage = alcove.json("df")
+    (session,) = usage["sessions"]
+    assert session["id"] == "big"
+    assert 2 << 20 <= session["own"] < 3 << 20
+    lines = alcove.out("df").splitlines()
+    assert lines[0].split() == ["store", str(alcove.store)]
+    assert lines[1].split()[0] == "disk"
+    assert lines[1].endswith("of it reserved")
+    assert [line.split() for line in lines[6:]] == [
+        ["SESSION", "OWN", "LAYERS", "BELOW"],
+        ["big", size(session["own"]).split()[0], "MiB", "0", "B"],
+    ]
+
+
+def test_on_a_terminal_there_is_a_bar(alcove: Cli) -> None:
+    master, slave = pty.openpty()
+    try:
+        process = subprocess.Popen(
+            [*alcove.command, "df"], stdin=slave, stdout=slave, stderr=slave, env=alcove.environment
+        )
+        os.close(slave)
+        shown = read_until(master, b"reclaimable")
+        assert process.wait(WITHIN) == 0
+    finally:
+        os.close(master)
+    assert "█ used ░ free ▒ reserved" in shown.decode()
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (0, "0 B"),
+        (1023, "1023 B"),
+        (1536, "1.5 KiB"),
+        (1 << 20, "1.0 MiB"),
+        (200 << 30, "200 GiB"),
+        (9 << 50, "9216 TiB"),
+    ],
+)
+def test_sizes_for_people(count: int, text: str) -> None:
+    assert size(count) == text
