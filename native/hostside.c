@@ -114,6 +114,8 @@ static size_t make_trees(const struct plan *plan, int userns, int *listeners, ch
     while (plan_next(&cursor, &op) == 1) {
         if (op.kind == OP_AWAIT)
             receive_listeners(listeners);
+        if (op.kind == OP_DISK)
+            disk_mount(&op);
         if (op.kind != OP_TREE || !(op.flags & TREE_HOST))
             continue;
         errno = E2BIG;

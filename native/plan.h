@@ -27,6 +27,8 @@ enum op_kind {
     OP_OOM_SCORE,      /* n0: oom_score_adj of everything in the cell */
     OP_AWAIT,          /* what follows is in the session's directories: wait for the caller to have made them */
 
+    OP_DISK = 24, /* s0 device, s1 host path: its ext4 lies there for the trees that follow, and for nobody else */
+
     /* the root file system, in order */
     OP_ROOT = 32, /* v0 bytes, v1 inodes */
     OP_DIRECTORY, /* s0 path, n0 mode */

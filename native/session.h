@@ -105,6 +105,9 @@ const char *attach(const struct attach_view *view, const struct op *op, const st
 /* The mounts named by the OP_READONLY that follow become so, all or none: "" or the step that failed with errno. */
 const char *settle_mounts(struct plan_cursor rest);
 
+/* ---- disk.c: in the spawner before it enters, as hostside.c ---- */
+void disk_mount(const struct op *op);
+
 /* ---- init.c ---- */
 _Noreturn void init_main(int host_proc, int socket, int reaped, int network);
 

@@ -25,7 +25,7 @@ def test_the_store_and_its_sessions(alcove: Cli) -> None:
     assert lines[1].split()[0] == "disk"
     assert lines[1].endswith("of it reserved")
     assert [line.split() for line in lines[6:]] == [
-        ["SESSION", "OWN", "LAYERS", "BELOW"],
+        ["SESSION", "OWN", "LIMIT", "LAYERS", "BELOW"],
         ["big", size(session["own"]).split()[0], "MiB", "0", "B"],
     ]
 

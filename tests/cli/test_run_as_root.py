@@ -22,3 +22,15 @@ def test_a_system_of_its_own(alcove: Cli) -> None:
     script = "echo changed > /etc/issue.alcove && cat /etc/issue.alcove"
     assert alcove.out("run", "--owned", "--", "sh", "-c", script) == "changed\n"
     assert alcove("run", "--", "sh", "-c", script).returncode != 0
+
+
+def test_a_disk_of_its_own(alcove: Cli) -> None:
+    done = alcove("run", "--disk", "16M", "--", "sh", "-c", "head -c 1G /dev/zero >big")
+    assert done.returncode != 0
+    assert b"No space left on device" in done.stderr
+    alcove.create("--disk", "16M", "--id", "small")
+    (session,) = alcove.json("df")["sessions"]
+    assert session["limit"] == 16 << 20
+    assert [line.split()[3:5] for line in alcove.out("df").splitlines() if line.startswith("small")] == [
+        ["16.0", "MiB"]
+    ]

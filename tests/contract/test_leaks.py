@@ -168,3 +168,15 @@ def test_a_cgroup(store: Path) -> None:
         group.mkdir()
     with no_leaks(within=0):
         group.rmdir()
+
+
+@pytest.mark.root
+def test_a_loop_device(store: Path) -> None:
+    image = store / "image"
+    image.write_bytes(bytes(1 << 20))
+    with pytest.raises(AssertionError, match=r"loop_devices: \+ loop\d+ -> .*/image"), no_leaks(store, within=0):
+        device = subprocess.run(
+            ["losetup", "--find", "--show", image], capture_output=True, text=True, check=True
+        ).stdout.strip()
+    with pytest.raises(AssertionError, match=r"loop_devices: - loop\d+ -> .*/image"), no_leaks(store, within=0):
+        subprocess.run(["losetup", "--detach", device], check=True)

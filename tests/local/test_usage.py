@@ -106,7 +106,7 @@ class TestReserve:
 
     async def test_no_session_is_made(self, backend: LocalSandbox, store: Path) -> None:
         full = LocalSandbox(self.greedy(store))
-        with pytest.raises(SandboxIoError, match=r"nearly full: \d+ MiB are free, and \d+ MiB .*`alcove df`"):
+        with pytest.raises(SandboxIoError, match=r"nearly full: \d+ MiB are free, \d+ MiB .*`alcove df`"):
             await full.provision(SandboxSpec(network_policy=Limited()))
         assert full.sessions() == []
         await full.aclose()

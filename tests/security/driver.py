@@ -56,6 +56,10 @@ async def create(backend: LocalSandbox) -> None:
     await backend.provision(spec(session_id=SESSION))
 
 
+async def create_disk(backend: LocalSandbox) -> None:
+    await backend.provision(spec(session_id=SESSION, disk_mb=64))
+
+
 async def use(backend: LocalSandbox) -> None:
     await backend.exec(SESSION, ExecRequest("true", timeout=20))
 
@@ -109,6 +113,7 @@ LOOK += (
 
 DEEDS: dict[str, Callable[[LocalSandbox], Coroutine[Any, Any, None]]] = {
     "create": create,
+    "create with a disk": create_disk,
     "use": use,
     "terminate": terminate,
     "fill": fill,

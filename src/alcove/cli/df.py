@@ -9,7 +9,7 @@ from alcove.cli import tables
 from alcove.cli.grammar import Given
 from alcove.cli.local import with_backend
 from alcove.local.terminal import TerminalSandbox
-from alcove.local.usage import FileSystemUsage, StoreUsage
+from alcove.local.usage import FileSystemUsage, SessionUsage, StoreUsage
 
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 _BAR = 40
@@ -72,13 +72,17 @@ def _show(usage: StoreUsage) -> None:
         ],
     )
     if usage.sessions:
-        rows = [(each.id, f"{size(each.own)}{'+' * each.partly}", size(each.below)) for each in usage.sessions]
         print()
-        tables.show(("SESSION", "OWN", "LAYERS BELOW"), rows)
+        tables.show(("SESSION", "OWN", "LIMIT", "LAYERS BELOW"), [_row(session) for session in usage.sessions])
     if usage.snapshots:
         found = [(each.id, each.name or "", size(each.bytes), size(each.only)) for each in usage.snapshots]
         print()
         tables.show(("SNAPSHOT", "NAME", "LAYERS", "FREED BY DELETION"), found)
+
+
+def _row(session: SessionUsage) -> tuple[str, ...]:
+    own = f"{size(session.own)}{'+' if session.partly else ''}"
+    return (session.id, own, "" if session.limit is None else size(session.limit), size(session.below))
 
 
 def _bar(system: FileSystemUsage) -> str:

@@ -111,6 +111,7 @@ def spec(
         rootfs=begin,
         pids=given["pids"],
         open_files=given["open_files"],
+        disk_mb=given["disk"],
         user=user,
         best_effort=given["best_effort"],
         set_id=given["set_id"],

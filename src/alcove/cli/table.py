@@ -35,6 +35,7 @@ _SESSION = (
     _MOUNT_OPTION,
     Option("--cpus", "N", "at most N processors", parse=values.count),
     Option("--memory", "SIZE", "at most so much memory: 512M, 2G", parse=values.mebibytes),
+    Option("--disk", "SIZE", "at most so much disk for what it writes: 512M, 2G", parse=values.mebibytes),
     Option("--pids", "N", "at most N processes", parse=values.count),
     Option("--open-files", "N", "at most N open files of a process", parse=values.count),
     Option("--idle-timeout", "TIME", "put it to sleep when it was idle for 90, 10m, 2h", parse=values.seconds),

@@ -40,7 +40,7 @@ def mebibytes(text: str) -> int:
     """Return a size in MiB."""
     count, rest = divmod(size(text), 1 << 20)
     if rest or not count:
-        raise ValueError("memory is given in whole MiB, for example 512M")
+        raise ValueError("it is given in whole MiB, for example 512M")
     return count
 
 

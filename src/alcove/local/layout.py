@@ -95,6 +95,7 @@ def _mount_points() -> list[str]:
 class SessionPlaces(Struct, frozen=True):
     """Where one session's files lie on the host.
 
+    What its guest writes lies in `directory`, which is on `device` where it has a disk of its own.
     `below` names, for each part that has any, the sealed layers beneath it in the directory `layers`, topmost first.
     """
 
@@ -108,3 +109,4 @@ class SessionPlaces(Struct, frozen=True):
     idmap: bool
     base_id: int | None
     shm_bytes: int | None
+    device: str | None = None

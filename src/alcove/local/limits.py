@@ -4,13 +4,14 @@ import resource
 
 from msgspec import Struct
 
-from alcove.contract import LifecycleError, SandboxSpec, Unsupported
-from alcove.local import cgroups
+from alcove.contract import InvalidRequest, LifecycleError, SandboxSpec
+from alcove.local import cgroups, disk
 from alcove.local.config import LocalSandboxConfig
 from alcove.local.host import Host
 from alcove.local.plan import Resources
 
 _MIB = 1 << 20
+_UNENFORCED = "unenforced"
 # Charged to the user who made the session as well, so without these one session could use up what all others need
 # (pending signals stand for POSIX timers too; kernel/ucount.c)
 _CHARGED_TO_USER = {
@@ -21,11 +22,12 @@ _CHARGED_TO_USER = {
 
 
 class Enforced(Struct, frozen=True):
-    """The limits as groups and rlimits take them, and what `metadata.limits` says of each."""
+    """The limits as groups and rlimits take them, and what `metadata.limits` says of each; `disk`: by an image."""
 
     groups: cgroups.Limits
     resources: Resources
     told: str
+    disk: bool = False
 
 
 def decide(host: Host, config: LocalSandboxConfig, spec: SandboxSpec) -> Enforced:
@@ -33,7 +35,6 @@ def decide(host: Host, config: LocalSandboxConfig, spec: SandboxSpec) -> Enforce
 
     Raises:
         LifecycleError: this host cannot enforce one that was asked for, and `best_effort` was not.
-        Unsupported: this backend has no such limit.
     """
     told: dict[str, str] = {}
     if not host.landlock_abi and not spec.best_effort:
@@ -57,7 +58,7 @@ def decide(host: Host, config: LocalSandboxConfig, spec: SandboxSpec) -> Enforce
         told["memory_mb"] = f"{spec.limits.memory_mb}:{_group(host, 'memory')}"
     if cpus is not None and not _group(host, "cpu"):
         _need_best_effort(spec, "cpu_count", "cpu", host)
-        told["cpu_count"], cpus = f"{cpus}:unenforced", None
+        told["cpu_count"], cpus = f"{cpus}:{_UNENFORCED}", None
     elif cpus is not None:
         told["cpu_count"] = f"{cpus}:{_group(host, 'cpu')}"
     if spec.limits.wall_time is not None:
@@ -65,9 +66,7 @@ def decide(host: Host, config: LocalSandboxConfig, spec: SandboxSpec) -> Enforce
     if spec.limits.idle_timeout is not None:
         told["idle_timeout"] = f"{spec.limits.idle_timeout.seconds:g}s"
     if spec.disk_mb is not None:
-        if not spec.best_effort:
-            raise Unsupported("local", "a disk limit (`disk_mb`); leave it out, or allow best_effort")
-        told["disk_mb"] = "unenforced"
+        told["disk_mb"] = _disk(host, spec, spec.disk_mb)
     return Enforced(
         groups=cgroups.Limits(memory=memory, pids=pids if _group(host, "pids") else None, cpus=cpus),
         resources=Resources(
@@ -77,6 +76,7 @@ def decide(host: Host, config: LocalSandboxConfig, spec: SandboxSpec) -> Enforce
             charged=tuple((kind, _at_most(most, kind, 0)) for kind, most in _CHARGED_TO_USER.items()),
         ),
         told=",".join(f"{name}={how}" for name, how in sorted(told.items())),
+        disk=told.get("disk_mb", _UNENFORCED) != _UNENFORCED,
     )
 
 
@@ -99,3 +99,14 @@ def _need_best_effort(spec: SandboxSpec, name: str, controller: str, host: Host)
         f"{name} cannot be enforced: this host gives {who} no {controller} controller; delegate one "
         "(`alcove doctor` has the command), leave the limit out, or allow best_effort"
     )
+
+
+def _disk(host: Host, spec: SandboxSpec, megabytes: int) -> str:
+    because = disk.refusal(root=host.root)
+    if because and not spec.best_effort:
+        raise LifecycleError(
+            f"disk_mb cannot be enforced: {because} (`alcove doctor`); leave the limit out, or allow best_effort"
+        )
+    if megabytes < disk.LEAST_MB:
+        raise InvalidRequest(f"disk_mb must be at least {disk.LEAST_MB}: less has no room for a file system")
+    return _UNENFORCED if because else f"{megabytes}:loop-image"

@@ -51,8 +51,15 @@ class Mounter:
 
         Raises:
             SandboxIoError: it could not be made; nothing of it is left.
+            Unsupported: it would be outside of the session's disk limit.
         """
         target = attachments.check_target(mount.target)
+        if live.record.disk and not mount.source and mount.access is FilesystemAccess.READ_WRITE:
+            raise Unsupported(
+                "local",
+                "a fresh read-write directory in a session with `disk_mb`, which would not bound it: use one below "
+                "/workspace",
+            )
         source = mount.source or self._fresh_directory(live)
         layer = self.layer(live, source) if mount.copy_on_write else ""
         attached = Attached(source=source, target=target, access=mount.access, own=not mount.source, layer=layer)

@@ -28,6 +28,7 @@ class Kind:
     SECCOMP = 13
     OOM_SCORE = 14
     AWAIT = 15
+    DISK = 24
     ROOT = 32
     DIRECTORY = 33
     SYMLINK = 34

@@ -15,11 +15,17 @@ _MODES = {"tmp": 0o1777, "workspace": 0o777, "outputs": 0o777}
 
 
 def make(
-    directory: str, layers: str, below: Mapping[str, tuple[str, ...]], *, owned_root: bool, owner: int | None
+    directory: str,
+    layers: str,
+    below: Mapping[str, tuple[str, ...]],
+    *,
+    owned_root: bool,
+    owner: int | None,
+    own: str | None = None,
 ) -> bool:
     """Make what a session needs and has not; True: it had nothing yet.
 
-    With `owner`, the ids on disk are those of its range.
+    With `owner`, the ids on disk are those of its range. With `own`, what the guest writes lies there.
 
     A part over layers begins with the mode and the owner that it has in the topmost of those.
 
@@ -31,8 +37,9 @@ def make(
         os.mkdir(directory, 0o700)
     except FileExistsError:
         fresh = False
-    for name in (_MEMORY, OUTPUTS.upper):
-        _make(f"{directory}/{name}", _MODES.get(name), owner)
+    _make(f"{directory}/{_MEMORY}", None, owner)
+    directory = own or directory
+    _make(f"{directory}/{OUTPUTS.upper}", _MODES[OUTPUTS.upper], owner)
     for part in parts.renamed(owned_root=owned_root):
         if part.upper.startswith("layers/"):
             for above in ("layers", os.path.dirname(part.upper)):

@@ -61,6 +61,7 @@ class Record(Struct, frozen=True):
 
     `maker` is there from the first to the last step of provisioning. `layers` lie below its own files, the lowest
     first; `parent` is the snapshot that they are of. `sealing` is the layer that its files are on their way into.
+    `disk`: what its guest writes lies in an image of its own (alcove.local.disk).
     `settled` names the boot in which its processes ended with nobody left who could write to its files.
     `frozen`: its processes are there and stand still, until somebody uses the session.
     """
@@ -80,6 +81,7 @@ class Record(Struct, frozen=True):
     sealing: str | None = None
     settled: str = ""
     frozen: bool = False
+    disk: bool = False
 
 
 encode = Encoder().encode
@@ -123,4 +125,6 @@ def _mounts(record: Record, directory: str) -> list[ResolvedMount]:
             memory = resolved
         else:
             attached.append(resolved)
-    return [memory, ResolvedMount(OUTPUTS_MOUNT, FilesystemAccess.READ_WRITE, f"{directory}/outputs"), *attached]
+    # what lies in an image has no path on the host
+    outputs = ResolvedMount(OUTPUTS_MOUNT, FilesystemAccess.READ_WRITE, None if record.disk else f"{directory}/outputs")
+    return [memory, outputs, *attached]

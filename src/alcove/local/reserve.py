@@ -32,7 +32,7 @@ def check(root: str, config: LocalSandboxConfig) -> None:
     free, least = found.f_bavail * found.f_frsize, size(config, found.f_blocks * found.f_frsize)
     if free < least:
         raise SandboxIoError(
-            f"the disk of the store {root} is nearly full: {free // _MIB} MiB are free, and {least // _MIB} MiB are kept "
+            f"the disk of the store {root} is nearly full: {free // _MIB} MiB are free, {least // _MIB} MiB are kept "
             "(`disk_reserve_mb`); `alcove df` shows what takes it, `alcove rm` and `alcove snapshots rm` give it back"
         )
 

@@ -47,7 +47,8 @@ def operations(layout: Layout, places: SessionPlaces) -> list[bytes]:
 
     As root the trees are handed over by another process, which makes them meanwhile.
     """
-    awaited = b"".join((operation(Kind.AWAIT), *overlays.staged(layout, places)))
+    disk = [operation(Kind.DISK, places.device, places.directory)] if places.device else []
+    awaited = b"".join((operation(Kind.AWAIT), *disk, *overlays.staged(layout, places)))
     configuration = b"".join((*_identity(layout, places), _configuration(layout, places.etc)))
     return [
         _skeleton(layout),

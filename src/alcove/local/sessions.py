@@ -7,7 +7,14 @@ import secrets
 import socket
 from collections import deque
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import (
+    AbstractContextManager,
+    ExitStack,
+    asynccontextmanager,
+    contextmanager,
+    nullcontext,
+    suppress,
+)
 
 from msgspec.structs import replace
 
@@ -27,6 +34,7 @@ from alcove.contract import (
 from alcove.local import (
     cgroups,
     control,
+    disk,
     etc,
     layout,
     limits,
@@ -39,6 +47,7 @@ from alcove.local import (
     suspension,
 )
 from alcove.local.config import LocalSandboxConfig
+from alcove.local.copies import beside
 from alcove.local.host import Host
 from alcove.local.launch import EXEC_SOCKET, Launcher, connect, launch
 from alcove.local.layers import Layers
@@ -211,7 +220,7 @@ class Sessions:
         except BaseException:
             launcher.abandon()
             raise
-        live = LiveSession(row, spec, record, self._store.directory(key))
+        live = LiveSession(row, spec, replace(record, disk=enforced.disk), self._store.directory(key))
         try:
             await self._start(live, enforced, launcher)
             for mount in spec.mounts:
@@ -258,19 +267,22 @@ class Sessions:
                 self._children.append(pid)
         self._children.append(born)
 
-    async def _make_directories(self, live: LiveSession, below: dict[str, tuple[str, ...]]) -> None:
+    async def _make_directories(
+        self, live: LiveSession, below: dict[str, tuple[str, ...]], own: str, *, fresh: bool = False
+    ) -> None:
         """While the launcher is at work: it waits before the first step that needs them."""
-        fresh = places.make(
+        fresh |= places.make(
             live.directory,
             f"{self._store.root}/layers",
             below,
             owned_root=live.record.root == OWNED,
             owner=None if self._host.idmap else live.base_id,
+            own=own,
         )
         if fresh and live.record.layers and (outputs := self.layers.outputs(live.record.layers)):
             from alcove.local import sealing
 
-            await asyncio.to_thread(sealing.bring_outputs, outputs, live.directory)
+            await asyncio.to_thread(sealing.bring_outputs, outputs, own)
 
     def _launcher(self, key: str, spec: SandboxSpec) -> Launcher:
         # a net namespace takes the kernel longest, and needs no plan
@@ -283,10 +295,15 @@ class Sessions:
     async def _start(self, live: LiveSession, enforced: limits.Enforced, launcher: Launcher) -> None:
         try:
             below = self.layers.below(live.record.layers) if live.record.layers else {}
-            made = self._plan(live, enforced, below)
-            launcher.plan(made.encoded)
-            await self._make_directories(live, below)
-            running = await launch(launcher, live.directory, self.policies.early(live))
+            with await self._attached(live) as attached:
+                made = self._plan(live, enforced, below, attached.device if attached else None)
+                launcher.plan(made.encoded)
+                if attached is None:
+                    await self._make_directories(live, below, live.directory)
+                else:
+                    with attached.opened() as own:
+                        await self._make_directories(live, below, own, fresh=attached.fresh)
+                running = await launch(launcher, live.directory, self.policies.early(live))
             live.record = replace(live.record, processes=running, isolation=made.isolation)
             if live.record.root == OWNED or below:
                 overlays.check_overlays(running.warden)
@@ -296,7 +313,32 @@ class Sessions:
             raise
         self._reap_some(launcher.pid)
 
-    def _plan(self, live: LiveSession, enforced: limits.Enforced, below: dict[str, tuple[str, ...]]) -> plan.LaunchPlan:
+    async def _attached(self, live: LiveSession) -> AbstractContextManager[disk.Disk | None]:
+        """The session's own disk, for whoever is to mount it."""
+        if not live.record.disk or live.spec.disk_mb is None:
+            return nullcontext()
+        megabytes, done = live.spec.disk_mb, ExitStack()
+        try:
+            return await beside(
+                lambda _: done.enter_context(disk.attach(self._store.root, live.directory, megabytes))
+            )
+        except asyncio.CancelledError:
+            done.close()  # it may have been attached all the same
+            raise
+
+    @asynccontextmanager
+    async def own_files(self, live: LiveSession) -> AsyncIterator[str]:
+        """The directory in which what the session's guest wrote lies, for as long as this lasts; under its lock."""
+        with await self._attached(live) as attached:
+            if attached is None:
+                yield live.directory
+                return
+            with attached.opened() as own:
+                yield own
+
+    def _plan(
+        self, live: LiveSession, enforced: limits.Enforced, below: dict[str, tuple[str, ...]], device: str | None
+    ) -> plan.LaunchPlan:
         """What the launcher is to do, with the groups made."""
         groups = cgroups.create(self._host.hierarchies, live.key, enforced.groups)
         memory = self._config.memory_dir or f"{live.directory}/memory"
@@ -308,7 +350,7 @@ class Sessions:
             idmap=self._host.idmap,
         )
         own = layout.SessionPlaces(
-            directory=live.directory,
+            directory=f"{live.directory}/{disk.PLACE}" if device else live.directory,
             layers=f"{self._store.root}/layers",
             below=below,
             memory=memory,
@@ -319,6 +361,7 @@ class Sessions:
             base_id=live.base_id,
             # memory that no kill frees: half of the limit, so that what runs has the rest
             shm_bytes=enforced.groups.memory // 2 if enforced.groups.memory else None,
+            device=device,
         )
         owned = live.record.root == OWNED
         shown = self.layout if owned == self.layout.owned else self._layout(owned=owned)

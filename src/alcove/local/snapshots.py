@@ -64,7 +64,9 @@ class Snapshots:
         try:
             async with live.lock, self._sessions.locked(live):
                 self._sessions.refresh(live)
-                by = self._by_renaming if await self._sessions.suspension.rest(live) else self._by_copying
+                resting = await self._sessions.suspension.rest(live)
+                # what lies on a disk of the session's own cannot be renamed out of it
+                by = self._by_renaming if resting and not live.record.disk else self._by_copying
                 snapshot = await by(live, name, progress)
                 if not passing:
                     live.record = replace(live.record, parent=snapshot.id)
@@ -86,7 +88,7 @@ class Snapshots:
 
     async def _by_renaming(self, live: LiveSession, name: str | None, progress: Progress | None) -> Snapshot:
         moved = sealing.changed(live.directory, owned_root=self._owned(live))
-        outputs = self._has_outputs(live)
+        outputs = self._has_outputs(live, live.directory)
         if not moved and not outputs:
             return self._commit(live, None, name)
         key = new_key()
@@ -113,17 +115,17 @@ class Snapshots:
             raise
 
     async def _by_copying(self, live: LiveSession, name: str | None, progress: Progress | None) -> Snapshot:
-        async with suspension.held(live):
-            copied = sealing.changed(live.directory, owned_root=self._owned(live))
-            outputs = self._has_outputs(live)
+        async with suspension.held(live), self._sessions.own_files(live) as own:
+            copied = sealing.changed(own, owned_root=self._owned(live))
+            outputs = self._has_outputs(live, own)
             if not copied and not outputs:
                 return self._commit(live, None, name)
             key = new_key()
             advance = self._guarding(progress)
             with layers.made(self._store.layer(key)) as layer:
-                await beside(partial(sealing.copy, live.directory, layer, copied), advance)
+                await beside(partial(sealing.copy, own, layer, copied), advance)
                 if outputs:
-                    await beside(partial(sealing.copy_outputs, live.directory, layer), advance)
+                    await beside(partial(sealing.copy_outputs, own, layer), advance)
                 return self._commit(live, Layer(key, _names(copied, outputs=outputs)), name)
 
     def _guarding(self, progress: Progress | None) -> Progress:
@@ -158,9 +160,9 @@ class Snapshots:
     def _owned(self, live: LiveSession) -> bool:
         return live.record.root == OWNED
 
-    def _has_outputs(self, live: LiveSession) -> bool:
+    def _has_outputs(self, live: LiveSession, own: str) -> bool:
         """Whether there are any, or there were: that they are gone is to be kept too."""
-        return sealing.has_outputs(live.directory) or self._layers.outputs(live.record.layers) is not None
+        return sealing.has_outputs(own) or self._layers.outputs(live.record.layers) is not None
 
     # Provisioned from
 

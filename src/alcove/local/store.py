@@ -5,6 +5,7 @@
     ROOT/layers/KEY/              what a snapshot sealed, shared by the sessions over it (alcove.local.snapshot_table)
     ROOT/etc/DIGEST/              generated /etc files, shared by sessions
     ROOT/prepared/                /dev and /sys of every session
+    ROOT/disks/                   empty images for sessions with `disk_mb` (alcove.local.disk)
 
 A session belongs to its warden, not to the process that made it: a row names the warden by pid and start time, and a
 row whose warden is gone is a suspended session.
@@ -152,7 +153,7 @@ class Store:
                 raise SandboxIoError(f"the store {self.root} belongs to uid {found.st_uid}; set ALCOVE_HOME to yours")
             if found.st_mode & 0o077:
                 os.chmod(self.root, 0o700)
-            for name in ("sessions", "layers", "etc", "prepared"):
+            for name in ("sessions", "layers", "etc", "prepared", "disks"):
                 os.makedirs(f"{self.root}/{name}", mode=0o700, exist_ok=True)
         except OSError as error:
             raise SandboxIoError(

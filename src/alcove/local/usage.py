@@ -5,6 +5,7 @@ from contextlib import suppress
 
 from msgspec import Struct
 
+from alcove.contract import SandboxSpec, from_json
 from alcove.local import disk_use, reserve
 from alcove.local.config import LocalSandboxConfig
 from alcove.local.disk_use import DiskUse, Looked
@@ -28,12 +29,14 @@ class FileSystemUsage(Struct, frozen=True):
 class SessionUsage(Struct, frozen=True):
     """One session, in bytes on disk: its `own` files, and the layers below them that it may share with others.
 
+    `limit` is what its guest may take of them at most, where `disk_mb` is enforced.
     `partly`: some directories could not be read, so that it has more than that.
     """
 
     id: str
     own: int
     below: int
+    limit: int | None = None
     partly: bool = False
 
 
@@ -101,8 +104,10 @@ def _layer(store: Store, layer: Layer, looked: Looked | None) -> int:
 
 def _session(store: Store, row: Row, layers: dict[str, LayerUsage], looked: Looked | None) -> SessionUsage:
     own = _measured(store.directory(row.key), looked)
-    below = sum(layers[key].bytes for key in decode(row.record).layers if key in layers)
-    return SessionUsage(row.id, own.bytes, below, own.partly)
+    spec, record = from_json(row.spec, SandboxSpec), decode(row.record)
+    below = sum(layers[key].bytes for key in record.layers if key in layers)
+    limit = spec.disk_mb << 20 if record.disk and spec.disk_mb else None
+    return SessionUsage(row.id, own.bytes, below, limit, own.partly)
 
 
 def _snapshot(snapshot: Snapshot, layers: dict[str, LayerUsage]) -> SnapshotUsage:

@@ -33,6 +33,7 @@ class Holdings(Struct, frozen=True):
     mounts: frozenset[str]
     cgroups: frozenset[str]
     directories: frozenset[str]
+    loop_devices: frozenset[str]
 
 
 class no_leaks:  # noqa: N801 - used as `with no_leaks(store):`
@@ -98,6 +99,7 @@ def held(store: Path | None = None, *, cgroup_prefix: str | None = None) -> Hold
         mounts=frozenset(_mounts(store)),
         cgroups=frozenset(_cgroup_directories(cgroup_prefix, written)),
         directories=frozenset(_directories(store) if store else ()),
+        loop_devices=frozenset(_loop_devices(store) if store else ()),
     )
 
 
@@ -193,6 +195,14 @@ def _cgroup_directories(prefix: str | None, written: bytes) -> Iterator[str]:
             ours = name.startswith(_NAME) and _is_key(os.fsencode(name.removeprefix(_NAME)), written)
             if ours or (prefix and name.startswith(prefix)):
                 yield str(Path(place, name))
+
+
+def _loop_devices(store: Path) -> Iterator[str]:
+    for path in Path("/sys/block").glob("loop*/loop/backing_file"):
+        with suppress(OSError):  # detached meanwhile
+            image = path.read_text("utf-8", "surrogateescape").rstrip("\n")
+            if image.startswith(f"{store}/"):
+                yield f"{path.parts[3]} -> {image}"
 
 
 def _directories(store: Path) -> Iterator[str]:

@@ -46,7 +46,8 @@ class Facts(Struct, frozen=True, kw_only=True):
     """A host, as one process sees it.
 
     `native` is what `alcove-warden --probe` prints: a Landlock ABI, `idmap`, and for every step of provisioning its
-    errno, 0 or -1 for one that could not be tried. `ids` are how many ids this process's user namespace has.
+    errno, 0 or -1 for one that could not be tried. `ids` are how many ids this process's user namespace has. `no_disk`
+    is why no session can have a disk of its own.
     """
 
     kernel: str
@@ -73,6 +74,7 @@ class Facts(Struct, frozen=True, kw_only=True):
     processes: int = 1 << 20
     default_pids: int = 1024
     default_open_files: int = 4096
+    no_disk: str = ""
     trial: Trial | None = None
 
     def has(self, capability: int) -> bool:

@@ -7,7 +7,7 @@ import subprocess
 from contextlib import suppress
 
 from alcove.contract import LifecycleError, SandboxError
-from alcove.local import cgroups, host, native
+from alcove.local import cgroups, disk, host, native
 from alcove.local.config import LocalSandboxConfig
 from alcove.local.doctor.facts import Cgroups, Facts, Store
 from alcove.local.doctor.trial import attempt
@@ -63,6 +63,7 @@ def gather(config: LocalSandboxConfig) -> Facts:
         processes=_hard(resource.RLIMIT_NPROC),
         default_pids=config.default_pids,
         default_open_files=config.default_open_files,
+        no_disk=disk.refusal(root=os.geteuid() == 0),
         trial=None if launcher_error else attempt(config, store),
     )
 

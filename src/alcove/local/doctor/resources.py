@@ -28,6 +28,7 @@ def judge_resources(facts: Facts) -> Iterator[Finding]:
     """Findings about limits and room."""
     yield _limit(facts, "memory", "memory_mb (--memory)")
     yield _limit(facts, "cpu", "cpu_count (--cpus)")
+    yield _disk(facts)
     yield _pids(facts)
     yield _kill(facts)
     yield _rlimit("open-files", "descriptors of a process", facts.open_files, facts.default_open_files, "-n")
@@ -52,6 +53,21 @@ def _limit(facts: Facts, controller: str, name: str) -> Finding:
         consequence="refused, unless the caller allows best_effort",
         remedy=remedy,
         alternatives=alternatives,
+    )
+
+
+def _disk(facts: Facts) -> Finding:
+    if not facts.no_disk:
+        fact = "an ext4 image for each session, on a loop device"
+        return Finding(id="disk", what="the limit disk_mb (--disk)", status="ok", fact=fact)
+    return Finding(
+        id="disk",
+        what="the limit disk_mb (--disk)",
+        status="limited",
+        fact=facts.no_disk,
+        consequence="refused, unless the caller allows best_effort",
+        remedy=_AS_ROOT if facts.uid else "sudo modprobe loop",
+        alternatives=() if facts.uid else ("sudo apt-get install e2fsprogs",),
     )
 
 
