@@ -1,26 +1,23 @@
 """`alcove df`."""
 
 import os
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 
 from alcove.cli import tables
 from alcove.cli.grammar import Given
 from alcove.cli.local import with_backend
+from alcove.cli.progress import counted
 from alcove.local.terminal import TerminalSandbox
 from alcove.local.usage import FileSystemUsage, SessionUsage, StoreUsage
 
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 _BAR = 40
-_TOLD_EVERY = 1000
 
 
 def df(given: Given) -> int:
     """Show what the store takes of its disk, and who."""
 
     async def work(backend: TerminalSandbox) -> int:
-        with _told() as looked:
+        with counted("files looked at") as looked:
             usage = backend.usage(looked)
         if given["json"]:
             from msgspec.json import encode
@@ -31,30 +28,6 @@ def df(given: Given) -> int:
         return 0
 
     return with_backend(given, work)
-
-
-@contextmanager
-def _told() -> Iterator[Callable[[int], None] | None]:
-    """On a terminal, how many files were looked at so far."""
-    if not os.isatty(2):
-        yield None
-        return
-    count = told = 0
-
-    def looked(more: int) -> None:
-        nonlocal count, told
-        count += more
-        if count - told >= _TOLD_EVERY:
-            told = count
-            sys.stderr.write(f"\r{count} files looked at ")
-            sys.stderr.flush()
-
-    try:
-        yield looked
-    finally:
-        if told:
-            sys.stderr.write("\r\033[K")
-            sys.stderr.flush()
 
 
 def _show(usage: StoreUsage) -> None:

@@ -1,13 +1,24 @@
 """`alcove doctor`."""
 
+import asyncio
+
 from alcove.cli import tables
 from alcove.cli.failures import FAILED
-from alcove.cli.grammar import Given
+from alcove.cli.grammar import Given, Usage
+from alcove.cli.progress import counted
 from alcove.local.doctor import Finding, diagnose
+from alcove.local.doctor.fsck import Damage, check_store
+
+#: What was found of the store, repaired or not; as fsck(8) has it.
+_FOUND = 1
 
 
 def doctor(given: Given) -> int:
     """Tell what this host can enforce; the exit code is 125 when it cannot make a session."""
+    if given["store"]:
+        return _store(given)
+    if given["repair"] or given["verify"]:
+        raise Usage("--repair and --verify are of the store: alcove doctor --store")
     report = diagnose()
     if given["json"]:
         from msgspec.json import encode
@@ -30,3 +41,31 @@ def _explain(finding: Finding) -> None:
         print(f"  fix: {finding.remedy}")
     for alternative in finding.alternatives:
         print(f"  or:  {alternative}")
+
+
+def _store(given: Given) -> int:
+    with counted("files read") as looked:
+        report = asyncio.run(check_store(repair=given["repair"], verify=given["verify"], looked=looked))
+    code = 0 if report.ok else _FOUND
+    if given["json"]:
+        from msgspec.json import encode
+
+        print(encode(report).decode())
+        return code
+    if report.ok:
+        print(f"{report.store}: nothing found")
+        return code
+    tables.show(("WHAT", "FACT", "DONE"), [(damage.what, damage.fact, damage.done) for damage in report.damages])
+    left = [damage for damage in report.damages if not damage.done]
+    for damage in left:
+        if damage.remedy:
+            print(f"\n{damage.what}: {damage.fact}\n  fix: {damage.remedy}")
+    if left:
+        print(f"\n{_advice(left, repaired=report.repaired)}")
+    return code
+
+
+def _advice(left: list[Damage], *, repaired: bool) -> str:
+    if repaired:
+        return f"{len(left)} of these could not be put right."
+    return "Nothing was changed. To put right what can be: alcove doctor --store --repair"

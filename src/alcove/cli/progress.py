@@ -1,7 +1,10 @@
-"""A bar for what copies long: on a terminal, and only once it has taken a while."""
+"""How far something has come, on a terminal: a bar for what copies long, a count for what is looked through."""
 
 import os
+import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -12,6 +15,7 @@ if TYPE_CHECKING:
 
 #: Seconds after which somebody wonders whether anything happens.
 _PATIENCE_S = 0.5
+_TOLD_EVERY = 1000
 
 
 class CopyBar:
@@ -53,3 +57,27 @@ class CopyBar:
         shown.add_task(self._what, total=None)
         shown.start()
         return shown
+
+
+@contextmanager
+def counted(what: str) -> Iterator[Callable[[int], None] | None]:
+    """Yield what to call with each further number of things; None where nobody looks."""
+    if not os.isatty(2):
+        yield None
+        return
+    count = told = 0
+
+    def advance(more: int) -> None:
+        nonlocal count, told
+        count += more
+        if count - told >= _TOLD_EVERY:
+            told = count
+            sys.stderr.write(f"\r{count} {what} ")
+            sys.stderr.flush()
+
+    try:
+        yield advance
+    finally:
+        if told:
+            sys.stderr.write("\r\033[K")
+            sys.stderr.flush()

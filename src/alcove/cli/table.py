@@ -290,7 +290,17 @@ COMMANDS = Commands(
             options=(_JSON,),
         ),
         Command("df", "alcove.cli.df:df", "show what takes the disk", options=(_JSON,)),
-        Command("doctor", "alcove.cli.doctor:doctor", "tell what this host can enforce", options=(_JSON,)),
+        Command(
+            "doctor",
+            "alcove.cli.doctor:doctor",
+            "tell what this host can enforce, or what is wrong with the store",
+            options=(
+                Option("--store", "", "check the store instead; the exit code is 1 when something was found"),
+                Option("--repair", "", "with --store: put right what can be; what is nobody's goes to lost/"),
+                Option("--verify", "", "with --store: read every layer, and find what has changed in it"),
+                _JSON,
+            ),
+        ),
         Command(
             "completion",
             "alcove.cli.completion:completion",

@@ -11,13 +11,15 @@ A session belongs to its warden, not to the process that made it: a row names th
 row whose warden is gone is a suspended session.
 """
 
+import fcntl
 import os
 import secrets
 import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
+from weakref import finalize
 
 from msgspec import Struct
 
@@ -90,6 +92,7 @@ _BASE_ID = 0x2000_0000
 _RANGE = 65_536
 _BUSY_S = 10.0
 _SWEEP_EVERY = 64
+_MOST_TITLE = 100
 
 
 class Row(Struct, frozen=True):
@@ -115,16 +118,18 @@ def default_root() -> str:
 
 
 class Store:
-    """An open store.
+    """An open store, shared with others unless it is to be `exclusive`, for as long as it is open.
 
     Raises:
-        SandboxIoError: the directory cannot be made, is not ours alone, or has a schema of another version.
+        SandboxIoError: the directory cannot be made, is not ours alone, or has a schema of another version; another
+            process has it for itself, or is in the way of having it so.
     """
 
-    def __init__(self, root: str | None) -> None:
+    def __init__(self, root: str | None, *, exclusive: bool = False) -> None:
         self.root = root or default_root()
         self._ends = 0
         self._prepare_directories()
+        self._claim = finalize(self, os.close, _claim(self.root, exclusive=exclusive))
         try:
             self._db = sqlite3.connect(
                 f"{self.root}/store.db", timeout=_BUSY_S, isolation_level=None, check_same_thread=False
@@ -134,8 +139,9 @@ class Store:
             raise SandboxIoError(f"cannot open the store {self.root}/store.db: {error}") from None
 
     def close(self) -> None:
-        """Let go of the database."""
+        """Let go of the store."""
         self._db.close()
+        self._claim()
 
     def directory(self, key: str) -> str:
         """The directory of the session that has `key`."""
@@ -342,3 +348,45 @@ class Store:
             Row(row[0], row[1], None if row[2] is None else _BASE_ID + row[2] * _RANGE, *row[3:])
             for row in self._db.execute(query, parameters)
         ]
+
+
+@contextmanager
+def claimed(root: str, *, exclusive: bool) -> Iterator[None]:
+    """Keep a store from being repaired, or with `exclusive` from any use, without opening it.
+
+    Raises:
+        SandboxIoError: somebody is in the way.
+    """
+    fd = _claim(root, exclusive=exclusive)
+    try:
+        yield
+    finally:
+        os.close(fd)
+
+
+def _claim(root: str, *, exclusive: bool) -> int:
+    """A descriptor of the store's directory that keeps others from what excludes our use of it."""
+    try:
+        fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise SandboxIoError(f"cannot open the store {root}: {error.strerror}") from None
+    try:
+        fcntl.flock(fd, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holders = ", ".join(_holders(os.fstat(fd))) or "another process"
+        os.close(fd)
+        doing = "is in use by" if exclusive else "is being repaired by"
+        raise SandboxIoError(f"the store {root} {doing} {holders}: try again when that has ended") from None
+    return fd
+
+
+def _holders(directory: os.stat_result) -> Iterator[str]:
+    """Who has locked a directory, as /proc/locks tells it."""
+    place = f"{os.major(directory.st_dev):02x}:{os.minor(directory.st_dev):02x}:{directory.st_ino}"
+    with open("/proc/locks") as file:
+        pids = [fields[4] for line in file if (fields := line.split())[1] == "FLOCK" and fields[5] == place]
+    for pid in dict.fromkeys(pids):
+        title = ""
+        with suppress(OSError), open(f"/proc/{pid}/cmdline", errors="replace") as file:
+            title = file.read(_MOST_TITLE).replace("\0", " ").strip()
+        yield f"pid {pid} ({title})" if title else f"pid {pid}"

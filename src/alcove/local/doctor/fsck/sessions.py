@@ -1,0 +1,169 @@
+"""Sessions: each row with its directory and the other way round, and nothing half done that nobody goes on with."""
+
+import fcntl
+import os
+from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
+
+from msgspec import MsgspecError
+from msgspec.json import encode
+from msgspec.structs import replace
+
+from alcove.contract import JsonError, LifecycleError
+from alcove.local import cgroups, processes, records, sealing
+from alcove.local.cgroups import Groups
+from alcove.local.doctor.fsck.report import Damage, Patient, keep
+from alcove.local.sessions import decoded
+from alcove.local.store import Row
+
+_ENDING = ".ending"
+
+
+def check_rows(patient: Patient) -> Iterator[Damage]:
+    """Find rows that cannot be read; while one is there, nothing that lists sessions works."""
+    for row in patient.store.sessions(ended=True):
+        try:
+            decoded(row)
+        except (MsgspecError, JsonError) as error:
+            done = _set_aside(patient, row) if patient.repair else ""
+            yield Damage(id="row", what=f"session {row.id}", fact=f"its row cannot be read: {error}", done=done)
+
+
+def _set_aside(patient: Patient, row: Row) -> str:
+    store = patient.store
+    done = "its row"
+    kept = f"{store.root}/sessions/{row.key}.row"
+    with open(kept, "xb") as file:
+        file.write(encode({**_texts(row), "spec": row.spec, "record": row.record}))
+    keep(store.root, kept, f"session-{row.key}.row")
+    if os.path.isdir(store.directory(row.key)):
+        keep(store.root, store.directory(row.key), f"session-{row.key}")
+        done = "its row and its files"
+    store.forget(row.id)
+    return f"{done} moved to lost/session-{row.key}"
+
+
+def _texts(row: Row) -> dict[str, object]:
+    return {"id": row.id, "key": row.key, "base_id": row.base_id, "created": row.created, "ended": row.ended}
+
+
+def check_sealing(patient: Patient) -> Iterator[Damage]:
+    """Find sessions whose files were on their way into a layer when the one who moved them was killed."""
+    store = patient.store
+    for row in store.sessions():
+        record = decoded(row)[1]
+        if record.sealing is None or _is_locked(store.directory(row.key)):
+            continue
+        done = ""
+        if patient.repair:
+            sealing.move_back(store.directory(row.key), store.layer(record.sealing))
+            store.save(row.id, record=records.encode(replace(record, sealing=None)))
+            patient.sessions.layers.remove(record.sealing)
+            done = "its files are its own again"
+        yield Damage(id="sealing", what=f"session {row.id}", fact="a snapshot of it was not finished", done=done)
+
+
+def _is_locked(directory: str) -> bool:
+    try:
+        fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    else:
+        return False
+    finally:
+        os.close(fd)
+
+
+def check_directories(patient: Patient) -> Iterator[Damage]:
+    """Find directories of sessions without a row: the newest rows are what a power cut takes."""
+    store = patient.store
+    known = {row.key for row in store.sessions()}
+    for name in sorted(os.listdir(f"{store.root}/sessions")):
+        if name in known or name.endswith(_ENDING) or _is_locked(path := f"{store.root}/sessions/{name}"):
+            continue
+        running = _running(name)
+        if running:
+            yield Damage(
+                id="directory",
+                what=path,
+                fact=f"no session has it, and processes of it run: {', '.join(map(str, running))}",
+                remedy=f"kill {running[0]}, then check again",
+            )
+            continue
+        done = keep(store.root, path, f"session-{name}") if patient.repair else ""
+        yield Damage(id="directory", what=path, fact="no session has it", done=done)
+
+
+def _running(key: str) -> list[int]:
+    """The native processes that bear a session's key in their titles, the warden first."""
+    found = []
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        with suppress(OSError), open(f"/proc/{pid}/cmdline", "rb") as file:
+            title = file.read(200).rstrip(b"\0")
+            if title.startswith(b"alcove-") and title.endswith(f" {key}".encode()):
+                found.append((not title.startswith(b"alcove-warden"), int(pid)))
+    return [pid for _, pid in sorted(found)]
+
+
+async def check_unmade(patient: Patient) -> AsyncIterator[Damage]:
+    """Find sessions that nobody goes on making or removing, and what is left of ended ones."""
+    store = patient.store
+    unmade = [row for row in store.sessions() if patient.sessions.unmade(row)]
+    endings = _endings(store.root)
+    if patient.repair and (unmade or endings):
+        await patient.sessions.sweep()
+    for row in unmade:
+        done = "removed" if _is_gone(patient, row) else ""
+        yield Damage(id="unmade", what=f"session {row.id}", fact="was left half made, or half removed", done=done)
+    for path in endings:
+        done = "" if path in _endings(store.root) else "removed"
+        yield Damage(id="ending", what=path, fact="is left of what has ended", done=done)
+
+
+def _endings(root: str) -> list[str]:
+    names = [f"{place}/{name}" for place in ("sessions", "layers") for name in os.listdir(f"{root}/{place}")]
+    return sorted(name for name in names if name.endswith(_ENDING) and not _is_locked(f"{root}/{name}"))
+
+
+def _is_gone(patient: Patient, row: Row) -> bool:
+    found = patient.store.find(row.id)
+    return found is None or found.ended is not None
+
+
+def check_slots(patient: Patient) -> Iterator[Damage]:
+    """Find ended sessions that still hold a range of ids."""
+    held = patient.store.rows("SELECT id FROM sessions WHERE ended IS NOT NULL AND slot IS NOT NULL ORDER BY id")
+    for (name,) in held:
+        if patient.repair:
+            patient.store.write("UPDATE sessions SET slot = NULL WHERE id = ?", (name,))
+        fact = "has ended, and holds its range of ids"
+        yield Damage(id="slot", what=f"session {name}", fact=fact, done="freed" if patient.repair else "")
+
+
+async def check_groups(patient: Patient, hierarchies: cgroups.Hierarchies) -> AsyncIterator[Damage]:
+    """Find groups of ended sessions, with or without processes."""
+    for row in patient.store.sessions(ended=True):
+        groups = cgroups.every(hierarchies, row.key)
+        left = _present(groups)
+        if row.ended is None or not left:
+            continue
+        done = await _ended(groups) if patient.repair else ""
+        fact = f"has ended, and its group {left[0]} is there"
+        yield Damage(id="group", what=f"session {row.id}", fact=fact, done=done)
+
+
+def _present(groups: Groups) -> list[str]:
+    return [path for path in groups.directories() if os.path.isdir(path)]
+
+
+async def _ended(groups: Groups) -> str:
+    try:
+        await processes.stop(None, groups)
+        cgroups.remove(groups)
+    except (LifecycleError, OSError):
+        return ""
+    return "removed, with every process in it"
