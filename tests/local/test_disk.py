@@ -235,9 +235,8 @@ class TestLife:
             await cell.out("echo kept >file; echo out >/mnt/session/outputs/file; sync")
             pid = outside.called(f"alcove-{role}", home(cell).name)[0]
             os.kill(pid, signal.SIGKILL)
-            if role == "warden":
-                await outside.until(lambda: devices(store) == [], "a loop device is left")
-                assert backend.session(cell.id).state is SandboxState.SUSPENDED
+            await outside.until(lambda: devices(store) == [], "a loop device is left")
+            assert backend.session(cell.id).state is SandboxState.SUSPENDED
             assert await cell.out("cat file /mnt/session/outputs/file") == "kept\nout\n"
             assert len(devices(store)) == 1
             result = await cell.sh("head -c 1G /dev/urandom >big")
@@ -289,6 +288,17 @@ class TestSnapshots:
             finally:
                 await backend.terminate(forked.id)
             assert await cell.out("cat gone d/f") == "1\n2\n"
+
+    async def test_one_in_which_processes_write_is_frozen_and_goes_on(self, backend: LocalSandbox) -> None:
+        async with limited(backend) as cell:
+            await cell.out("echo 1 >kept; (while :; do echo more >>log; done) >/dev/null 2>&1 &")
+            await cell.out("until [ -s log ]; do :; done")
+            await backend.snapshot(cell.id, name="busy")
+            before = int(await cell.out("stat -c %s log"))
+            await cell.out(f"until [ $(stat -c %s log) -gt {before} ]; do :; done")
+        async with limited(backend, rootfs="snapshot:busy") as cell:
+            assert await cell.out("cat kept; sort -u log") == "1\nmore\n"
+        await backend.delete_snapshot("busy")
 
     async def test_a_snapshot_of_one_becomes_a_session_without(self, backend: LocalSandbox) -> None:
         async with limited(backend) as cell:

@@ -5,9 +5,8 @@ from pathlib import Path
 import pytest
 
 from tests.local import outside
-from tests.security.test_robustness import Supervisors, supervisors, usable_or_absent
-
-__all__ = ["supervisors"]
+from tests.security.supervisors import Supervisors
+from tests.security.test_robustness import usable_or_absent
 
 pytestmark = pytest.mark.root
 DEED = "create with a disk"

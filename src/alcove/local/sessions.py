@@ -319,9 +319,7 @@ class Sessions:
             return nullcontext()
         megabytes, done = live.spec.disk_mb, ExitStack()
         try:
-            return await beside(
-                lambda _: done.enter_context(disk.attach(self._store.root, live.directory, megabytes))
-            )
+            return await beside(lambda _: done.enter_context(disk.attach(self._store.root, live.directory, megabytes)))
         except asyncio.CancelledError:
             done.close()  # it may have been attached all the same
             raise

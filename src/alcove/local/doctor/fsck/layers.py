@@ -95,31 +95,27 @@ async def check_unused(patient: Patient) -> list[Damage]:
 
 
 def check_contents(patient: Patient) -> Iterator[Damage]:
-    """Read every layer, and find those that are not what was sealed; where no digest is known, learn it."""
-    from alcove.state.tree import digest, measure
+    """Read every layer whose digest is known, and find those that are not what was sealed."""
+    from alcove.state.tree import digest
 
-    table = patient.sessions.layers.table
-    for layer in table.layers().values():
+    for layer in patient.sessions.layers.table.layers().values():
         directory = patient.store.layer(layer.key)
-        try:
-            fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            continue  # told already
+        if layer.digest is None or not os.path.isdir(directory):
+            continue  # its upkeep is still to come, or it was told as lost
+        what = f"layer {layer.key}"
+        fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
             found = digest(fd)
-            size = measure(fd)
         except (OSError, LifecycleError) as error:
-            yield Damage(id="unreadable", what=f"layer {layer.key}", fact=str(error), remedy=_of(patient, layer))
+            yield Damage(id="unreadable", what=what, fact=str(error), remedy=_of(patient, layer))
             continue
         finally:
             os.close(fd)
         if patient.looked is not None:
-            patient.looked(size.files)
-        if layer.digest is None:
-            table.know(layer.key, digest=found, files=size.files, bytes=size.bytes, allocated=size.allocated)
-        elif layer.digest != found:
+            patient.looked(layer.files or 0)
+        if layer.digest != found:
             fact = f"is not what was sealed: {found} instead of {layer.digest}"
-            yield Damage(id="changed", what=f"layer {layer.key}", fact=fact, remedy=_of(patient, layer))
+            yield Damage(id="changed", what=what, fact=fact, remedy=_of(patient, layer))
 
 
 def _of(patient: Patient, layer: Layer) -> str:
