@@ -228,7 +228,7 @@ class TestSessions:
     async def test_what_lies_below_it_is_kept_with_it(self, world: World) -> None:
         async def stop(backend: LocalSandbox) -> None:
             await Cell(backend, backend.session(world.second)).out("echo mine >more")
-            await backend._sessions.rest(backend._sessions.live(world.second))
+            await backend._sessions.suspension.rest(backend._sessions.live(world.second))
             await backend.terminate(world.first)
 
         await world.use(stop)
@@ -254,7 +254,7 @@ class TestSessions:
 
     async def test_a_session_without_its_directory_and_one_half_made(self, world: World) -> None:
         async def stop(backend: LocalSandbox) -> None:
-            await backend._sessions.rest(backend._sessions.live(world.second))
+            await backend._sessions.suspension.rest(backend._sessions.live(world.second))
 
         await world.use(stop)
         shutil.rmtree(world.store / "sessions" / world.other)
@@ -282,7 +282,7 @@ class TestSessions:
         async def stop(backend: LocalSandbox) -> None:
             cell = Cell(backend, backend.session(world.first))
             await cell.out("echo new >new")
-            await backend._sessions.rest(backend._sessions.live(world.first))
+            await backend._sessions.suspension.rest(backend._sessions.live(world.first))
 
         await world.use(stop)
         layer = world.store / "layers" / "feedfeed00"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from alcove.contract import ExecResult, LifecycleError, Limited, ResourceLimits, SandboxSpec, Unsupported
+from alcove.contract import ExecResult, LifecycleError, Limited, ResourceLimits, SandboxSpec
 from alcove.local.backend import LocalSandbox
 from alcove.local.config import LocalSandboxConfig
 from tests.local import outside

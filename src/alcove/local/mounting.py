@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from alcove.contract import FilesystemAccess, FilesystemMount, InvalidRequest, SandboxIoError, SandboxSpec
+from alcove.contract import FilesystemAccess, FilesystemMount, InvalidRequest, SandboxIoError, SandboxSpec, Unsupported
 from alcove.local import attachments, control, overlays, processes
 from alcove.local.attachments import Source
 from alcove.local.config import LocalSandboxConfig

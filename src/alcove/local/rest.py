@@ -9,7 +9,7 @@ from time import monotonic
 from msgspec.structs import replace
 
 from alcove.contract import LifecycleError
-from alcove.local import control, freezer, processes
+from alcove.local import control, freezer, processes, suspension
 from alcove.local.sessions import LiveSession, Sessions
 
 #: For what was killed a moment ago, and is counted until it is gone.
@@ -27,7 +27,7 @@ async def at_rest(sessions: Sessions, live: LiveSession, target: str) -> AsyncIt
     if await _running(sessions, live, target) is None:
         yield
         return
-    async with sessions.frozen(live):
+    async with suspension.held(live):
         yield
 
 

@@ -26,9 +26,9 @@ from alcove.local.flattening import flatten_layers
 from alcove.local.interruption import Incoming, Interruption, in_thread
 from alcove.local.layers import EXPORT, Layers
 from alcove.local.parts import OUTPUTS
+from alcove.local.records import OWNED, SHARED
 from alcove.local.removal import remove_tree
 from alcove.local.replacement import replacing
-from alcove.local.records import OWNED, SHARED
 from alcove.local.snapshot_table import Layer, Snapshot
 from alcove.local.snapshots import Snapshots, new_id, new_key
 from alcove.local.store import Store
