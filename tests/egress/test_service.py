@@ -16,7 +16,7 @@ from alcove.contract import Limited
 from alcove.egress import wire
 from alcove.egress.audit import LIMIT_BYTES
 from alcove.local import keeper, native
-from alcove.local.keeper import LINGER_S
+from alcove.local.keeper import EGRESS
 from tests.egress.live import Guest, Net, descriptors, holding, or_any, settled
 from tests.egress.world import Place, stream
 from tests.egress.world.child import kill
@@ -260,8 +260,10 @@ async def test_both_end_a_while_after_the_last_session_and_the_next_one_starts_t
         started, service = net.keeper, await net.served()
         assert started
     began = time.monotonic()
-    await outside.until(lambda: not outside.is_there(started), "a keeper of nothing", within=LINGER_S + outside.SOON)
-    assert time.monotonic() - began > LINGER_S / 2
+    await outside.until(
+        lambda: not outside.is_there(started), "a keeper of nothing", within=EGRESS.linger + outside.SOON
+    )
+    assert time.monotonic() - began > EGRESS.linger / 2
     assert not outside.is_there(service)
     assert net.keeper is None
     assert not (net.store / "egress.sock").exists()

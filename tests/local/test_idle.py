@@ -174,7 +174,7 @@ class TestWhoLooks:
     async def test_it_ends_when_nothing_is_left_to_do(self, idling: Cell, store: Path) -> None:
         await falls_asleep(idling)
         await outside.until(
-            lambda: keeping.keeper_of(store, keeper.CHORES) is None, "it stays", keeper.LINGER_S + outside.SOON
+            lambda: keeping.keeper_of(store, keeper.CHORES) is None, "it stays", keeper.CHORES.linger + outside.SOON
         )
         await idling.sh("true")
         await falls_asleep(idling)

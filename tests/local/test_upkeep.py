@@ -1,17 +1,22 @@
 """What happens to layers behind everybody's back: they become durable, and long chains short, and nobody notices."""
 
+import asyncio
 import os
 import sqlite3
+import sys
 from pathlib import Path
 
 import pytest
 
 from alcove.contract import Limited, SandboxSession, SandboxSpec
+from alcove.local import keeper
 from alcove.local.backend import LocalSandbox
 from alcove.local.config import LocalSandboxConfig
 from alcove.local.snapshot_table import SnapshotTable
 from alcove.local.upkeep import DEEP, Upkeep
 from alcove.state.tree import digest
+from tests import keeping
+from tests.local import outside
 from tests.local.cell import Cell, live
 
 LOOK = (
@@ -137,6 +142,46 @@ async def test_what_nobody_uses_any_more_is_not_flattened(
     await forget(backend)
     await backend.recover()
     assert list((store / "layers").iterdir()) == []
+
+
+_SNAPSHOTS = """
+import asyncio, sys
+from alcove.local import LocalSandbox, LocalSandboxConfig
+
+async def main():
+    backend = LocalSandbox(LocalSandboxConfig(root_dir=sys.argv[1]))
+    await asyncio.gather(*(backend.snapshot(session) for session in sys.argv[2:]))
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.user
+async def test_it_happens_by_itself_after_whoever_took_the_snapshot_has_gone(
+    backend: LocalSandbox, cell: Cell, store: Path
+) -> None:
+    await cell.out("echo x >f")
+    async with live(backend) as other:
+        await other.out("echo y >f")
+        argv = [sys.executable, "-c", _SNAPSHOTS, str(store), cell.id, other.id]
+        taking = await asyncio.create_subprocess_exec(*argv)
+        assert await taking.wait() == 0
+    await outside.until(
+        lambda: [one.metadata["durable"] for one in backend.snapshots()] == ["true", "true"], "they do not get durable"
+    )
+    await outside.until(lambda: keeping.keeper_of(store, keeper.CHORES) is None, "who saw to it stays")
+    assert (store / "chores.err").read_text() == ""
+
+
+@pytest.mark.user
+async def test_many_who_say_so_at_once_start_one(backend: LocalSandbox, store: Path) -> None:
+    for _ in range(10):
+        keeper.nudge(str(store), keeper.CHORES)
+    await outside.until(lambda: keeping.keeper_of(store, keeper.CHORES) is not None, "nobody came")
+    mine = [pid for pid in outside.pids() if outside.command_line(pid)[-3:] == [str(store), "chores", "alone"]]
+    keepers = [pid for pid in mine if outside.read(pid, "comm").strip() == "alcove-keeper"]
+    assert len(keepers) == 1
+    await outside.until(lambda: not any(outside.is_there(pid) for pid in mine), "they stay")
 
 
 @pytest.mark.root

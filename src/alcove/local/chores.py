@@ -38,8 +38,15 @@ class Chore(Protocol):
 def chores(store: Store) -> list[Chore]:
     """Every chore of a store."""
     from alcove.local.idleness import IdleSessions
+    from alcove.local.upkeep import LayerChores
 
-    return [IdleSessions(store)]
+    return [IdleSessions(store), LayerChores(store.root)]
+
+
+def nudge(root: str) -> None:
+    """Say that there is something to do, and wait for nobody: the next who says so catches up with what was missed."""
+    with suppress(OSError):
+        keeper.nudge(root, keeper.CHORES)
 
 
 async def poke(root: str) -> None:
@@ -131,7 +138,7 @@ class _Service:
             self._lingering.cancel()
             self._lingering = None
         if all(runner.idle for runner in self._runners):
-            self._lingering = self._loop.call_later(keeper.LINGER_S, self._end)
+            self._lingering = self._loop.call_later(keeper.CHORES.linger, self._end)
 
     def _end(self) -> None:
         if not self._over.done():

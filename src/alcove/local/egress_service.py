@@ -8,7 +8,7 @@ import sys
 from alcove.contract import SandboxError
 from alcove.egress.service import Door, Service
 from alcove.local import egress
-from alcove.local.keeper import LINGER_S
+from alcove.local.keeper import EGRESS
 from alcove.local.processes import alive
 from alcove.local.sessions import LiveSession, decoded
 from alcove.local.store import Store
@@ -32,7 +32,7 @@ async def run(root: str, listener: socket.socket) -> None:
 async def _until_idle(service: Service, door: Door) -> None:
     while True:
         await service.idle.wait()
-        await asyncio.sleep(LINGER_S)
+        await asyncio.sleep(EGRESS.linger)
         if service.idle.is_set() and not door.busy:
             return
 

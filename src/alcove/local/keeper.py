@@ -19,21 +19,24 @@ from alcove.contract import LifecycleError, NetworkPolicyError, SandboxError
 from alcove.local.launch import connect, listen
 from alcove.local.readiness import readable
 
-#: Seconds for which a service stays that has nothing left to do.
-LINGER_S = 5.0
 _START_WITHIN_S = 20.0
 _READY_FD = 3
+_ALONE = "alone"
 #: A service that dies again and again is given up after so many times in a row.
 _MOST_DEATHS = 20
 _SETTLED_S = 2.0
 
 
 class Service(Struct, frozen=True):
-    """What a keeper keeps: `module` has an async `run(root, listener)`; NAME.sock, .start and .err are in the store."""
+    """What a keeper keeps: `module` has an async `run(root, listener)`; NAME.sock, .start and .err are in the store.
+
+    `linger` is for how many seconds it stays that has nothing left to do.
+    """
 
     name: str
     module: str
     failure: type[SandboxError]
+    linger: float
 
     @property
     def socket(self) -> str:
@@ -41,8 +44,8 @@ class Service(Struct, frozen=True):
         return f"{self.name}.sock"
 
 
-EGRESS = Service("egress", "alcove.local.egress_service", NetworkPolicyError)
-CHORES = Service("chores", "alcove.local.chores", LifecycleError)
+EGRESS = Service("egress", "alcove.local.egress_service", NetworkPolicyError, linger=5.0)
+CHORES = Service("chores", "alcove.local.chores", LifecycleError, linger=1.0)
 _SERVICES = {service.name: service for service in (EGRESS, CHORES)}
 
 
@@ -80,6 +83,21 @@ async def start(root: str, service: Service = EGRESS) -> None:
         os.close(lock)
 
 
+def nudge(root: str, service: Service) -> None:
+    """Say that there is something to do, and have the service started if it is not there; waits for neither.
+
+    Raises:
+        OSError: nothing can be started; the next one who comes tries again.
+    """
+    try:
+        with reach(root, service) as connection:
+            connection.send(b"p")
+    except BlockingIOError:
+        return  # its queue is full: it will look
+    except OSError:
+        _spawn_alone(root, service)
+
+
 def _listens(root: str, service: Service) -> bool:
     try:
         reach(root, service).close()
@@ -108,11 +126,10 @@ async def _start(root: str, service: Service) -> None:
 def _spawn(root: str, service: Service, log: int, ready: int) -> None:
     """Through a process that ends at once, so that the keeper is nobody's child to wait for."""
     argv = [sys.executable, "-P", "-m", "alcove.local.keeper", root, service.name]
-    environment = {name: value for name in ("PYTHONPATH", "PATH", "LANG") if (value := os.environ.get(name))}
     pid = os.posix_spawn(
         sys.executable,
         argv,
-        environment,
+        _environment(),
         file_actions=[
             (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDWR, 0),
             (os.POSIX_SPAWN_DUP2, ready, _READY_FD),
@@ -122,6 +139,45 @@ def _spawn(root: str, service: Service, log: int, ready: int) -> None:
         setsid=True,
     )
     os.waitpid(pid, 0)
+
+
+def _spawn_alone(root: str, service: Service) -> None:
+    """Through a shell that ends at once: the keeper sees to it by itself that it is the only one."""
+    argv = ["sh", "-c", '"$0" "$@" &', sys.executable, "-P", "-m", "alcove.local.keeper", root, service.name, _ALONE]
+    log = os.open(f"{root}/{service.name}.err", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    try:
+        pid = os.posix_spawn(
+            "/bin/sh",
+            argv,
+            _environment(),
+            file_actions=[
+                (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDWR, 0),
+                (os.POSIX_SPAWN_DUP2, 0, 1),
+                (os.POSIX_SPAWN_DUP2, log, 2),
+            ],
+            setsid=True,
+        )
+    finally:
+        os.close(log)
+    os.waitpid(pid, 0)
+
+
+def _environment() -> dict[str, str]:
+    return {name: value for name in ("PYTHONPATH", "PATH", "LANG") if (value := os.environ.get(name))}
+
+
+def alone(root: str, service: Service) -> None:
+    """Be the keeper of a service, unless there is one."""
+    lock = os.open(f"{root}/{service.name}.start", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if _listens(root, service):
+            return
+        listener = listen(root, service.socket)
+    finally:
+        os.close(lock)
+    _title("alcove-keeper")
+    _keep(root, service, listener)
 
 
 def main(root: str, service: Service, ready: int) -> None:
@@ -187,4 +243,7 @@ def _die_with_parent() -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], _SERVICES[sys.argv[2]], _READY_FD)
+    if sys.argv[3:] == [_ALONE]:
+        alone(sys.argv[1], _SERVICES[sys.argv[2]])
+    else:
+        main(sys.argv[1], _SERVICES[sys.argv[2]], _READY_FD)

@@ -27,6 +27,10 @@ class Layers:
         self._store = store
         self.table = SnapshotTable(store)
 
+    def all_durable(self) -> bool:
+        """Whether nothing is left to do for any of them."""
+        return all(layer.durable for layer in self.table.layers().values())
+
     def below(self, keys: Sequence[str]) -> dict[str, tuple[str, ...]]:
         """For each part that any of these layers has, the keys of those that do, the topmost first; no outputs.
 

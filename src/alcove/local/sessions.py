@@ -616,6 +616,10 @@ class Sessions:
                 await self._sweep_row(row)
         await self._sweep_passing()
         await self.layers.sweep({key for row in rows if (key := decoded(row)[1].sealing)})
+        if not self.layers.all_durable():
+            from alcove.local import chores
+
+            chores.nudge(self._store.root)
         known = {row.key for row in rows}
         for name in os.listdir(f"{self._store.root}/sessions"):
             key = name.removesuffix(_ENDING)

@@ -71,11 +71,15 @@ class Snapshots:
                 if not passing:
                     live.record = replace(live.record, parent=snapshot.id)
                     self._sessions.save(live)
-                return snapshot
         except OSError as error:
             raise SandboxIoError(
                 f"no snapshot of session `{live.id}`: {error.strerror}; the session has lost nothing"
             ) from None
+        if not passing:
+            from alcove.local import chores
+
+            chores.nudge(self._store.root)
+        return snapshot
 
     def refuse_taken(self, name: str) -> None:
         """Check that a name is free.

@@ -238,6 +238,9 @@ class Transfer:
                 self._table.know(
                     layer.key, digest=layer.digest, files=layer.files, bytes=layer.bytes, allocated=layer.allocated
                 )
+        from alcove.local import chores
+
+        chores.nudge(self._store.root)
         view = self._snapshots.view(snapshot)
         if any(layer.squashed for layer in arrived.image.layers):
             return replace(view, metadata={**view.metadata, "owners": "squashed"})

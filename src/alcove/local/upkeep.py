@@ -136,3 +136,26 @@ def _flush(fd: int) -> None:
     if libc.syncfs(fd) < 0:
         error = ctypes.get_errno()
         raise OSError(error, os.strerror(error))
+
+
+class LayerChores:
+    """The chore: what `Upkeep` does, over a connection to the store of its own, since it goes on beside others."""
+
+    def __init__(self, root: str) -> None:
+        self._root = root
+        self._wanted = False
+
+    def look(self) -> None:
+        """There may be something to do."""
+        self._wanted = True
+
+    async def run_due(self) -> float | None:
+        """Do it; nothing is left to do then."""
+        if self._wanted:
+            self._wanted = False
+            store = Store(self._root)
+            try:
+                await Upkeep(store).run()
+            finally:
+                store.close()
+        return None
