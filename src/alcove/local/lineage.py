@@ -53,9 +53,13 @@ def users(store: Store, sessions: Sessions, snapshots: Snapshots, reference: str
     """
     snapshot = snapshots.find(reference)
     owners = {owner for key in snapshot.layers[-1:] for owner in sessions.layers.table.users(key)}
-    ids = {row.id for row in store.sessions() if f"session {row.key}" in owners}
-    ids |= {one.snapshot_id for one in snapshots.all() if f"snapshot {one.snapshot_id}" in owners} - {snapshot.id}
-    return [node for node in lineage(store, sessions, snapshots) if node.id in ids]
+    keys = {row.id: row.key for row in store.sessions()}
+
+    def uses(node: LineageNode) -> bool:
+        owner = f"session {keys.get(node.id)}" if node.kind == "session" else f"snapshot {node.id}"
+        return owner in owners - {f"snapshot {snapshot.id}"}
+
+    return [node for node in lineage(store, sessions, snapshots) if uses(node)]
 
 
 def _of_session(row: Row, session: SandboxSession, there: dict[str, set[str]]) -> LineageNode:
