@@ -388,8 +388,7 @@ def test_a_launcher_that_is_none_is_told(tmp_path: Path) -> None:
 
 async def test_what_is_not_there_says_so(backend: LocalSandbox, cell: Cell) -> None:
     assert backend.capabilities().local_process_sandbox
-    assert not backend.capabilities().resume
     with pytest.raises(Unsupported, match=r"^backend `local` does not support "):
-        await backend.resume(cell.id)
-    with pytest.raises(Unsupported):
         await backend.provision(SandboxSpec(rootfs="image:debian", network_policy=Limited()))
+    with pytest.raises(Unsupported, match=r"^backend `local` does not support checkpoints"):
+        await backend.checkpoint(cell.id)
