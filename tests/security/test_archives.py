@@ -20,7 +20,7 @@ from alcove.local import ImportLimits, LocalSandbox, LocalSandboxConfig, transfe
 from alcove.state.tree import digest
 from alcove.state.unpacking import Policy
 from tests.security.cells import Cell
-from tests.state.images import Image, directories, layer, listing
+from tests.state.images import END, Image, directories, layer, listing
 from tests.state.probes import HONEST_SPARSE, PROBES, SPARSE_PROBES, UPPER_PROBES, directory, file
 from tests.state.test_importing import HONEST, LAYOUTS
 from tests.state.test_importing_controls import LAYOUT_CONTROLS, MEMBERS, Patch, nothing, without_digests
@@ -429,13 +429,19 @@ async def test_ap16_a_session_does_not_reach_a_siblings_layers(
         await backend.delete_snapshot(snapshot.snapshot_id)
 
 
-async def test_ap14_a_stranger_cannot_poison_what_lies_above(backend: LocalSandbox, make_cell: MakeCell) -> None:
+@pytest.mark.parametrize("below", ["the same directory", "nothing"])
+async def test_ap14_a_stranger_cannot_poison_what_lies_above(
+    backend: LocalSandbox, make_cell: MakeCell, below: str
+) -> None:
     """Whiteouts of a layer over nothing, and of a name that comes again, hide nothing of what a session makes."""
     odd = layer(directory("workspace/d"), file("workspace/d/.wh.x", b""), file("workspace/.wh.y", b""))
-    made = await backend.import_snapshot(image(HONEST, odd).file())
+    lowest = layer(file("workspace/a")) if below != "nothing" else directory("tmp") + END
+    made = await backend.import_snapshot(image(lowest, odd).file())
     cell = await make_cell(rootfs=f"snapshot:{made.snapshot_id}")
-    seen = await cell.run("sh", "-c", "ls -a d; touch d/x y && ls . d && rm d/x y && ls")
+    seen = await cell.run("sh", "-c", "ls -a d; touch a d/x y && ls . d && rm d/x y && ls")
     assert seen.success, seen
     assert seen.stdout.split() == [".", "..", ".:", "a", "d", "y", "d:", "x", "a", "d"]
     await cell.close()
+    for _ in range(2):
+        await backend.export_snapshot(made.snapshot_id, io.BytesIO())
     await backend.delete_snapshot(made.snapshot_id)

@@ -34,7 +34,7 @@ from alcove.local.snapshots import Snapshots, new_id, new_key
 from alcove.local.store import Store
 from alcove.state.compression import Compression
 from alcove.state.exporting import export
-from alcove.state.importing import Imported, ImportedLayer, import_
+from alcove.state.importing import Imported, import_
 from alcove.state.limits import ImportLimits, refused
 from alcove.state.tree import Size, digest, measure
 from alcove.state.unpacking import Policy
@@ -227,17 +227,13 @@ class Transfer:
 
     def _commit(self, arrived: _Arrived, keys: Sequence[str], name: str | None) -> SandboxSnapshot:
         """Write it down: all or nothing, while the directories are still held."""
-        came = zip(keys, arrived.parts, arrived.image.layers, arrived.sizes, strict=True)
-        made = [_layer(*facts) for facts in came]
         snapshot = self._snapshot(arrived.image.metadata, keys, name)
         with self._store.transaction():
-            for layer in made:
-                self._table.add_layer(layer)
+            # no digest: an archive can hide what is in no layer below, which is taken away before the first use
+            for key, names, size in zip(keys, arrived.parts, arrived.sizes, strict=True):
+                self._table.add_layer(Layer(key, names))
+                self._table.know(key, files=size.files, bytes=size.bytes, allocated=size.allocated)
             self._table.add(snapshot)
-            for layer in made:
-                self._table.know(
-                    layer.key, digest=layer.digest, files=layer.files, bytes=layer.bytes, allocated=layer.allocated
-                )
         from alcove.local import chores
 
         chores.nudge(self._store.root)
@@ -262,10 +258,6 @@ class Transfer:
 
     def _free_name(self, told: str) -> str | None:
         return told if _is_name(told) and self._table.find(told) is None else None
-
-
-def _layer(key: str, names: tuple[str, ...], layer: ImportedLayer, size: Size) -> Layer:
-    return Layer(key, names, digest=layer.digest, files=size.files, bytes=size.bytes, allocated=size.allocated)
 
 
 def _metadata(snapshot: Snapshot) -> dict[str, str]:
