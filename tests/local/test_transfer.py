@@ -8,13 +8,14 @@ import signal
 import subprocess
 import sys
 import tarfile
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Literal
 
 import pytest
 
 from alcove.contract import InvalidRequest, LifecycleError, SandboxIoError, SandboxSnapshot, SandboxSpec
-from alcove.local import ImportLimits, LocalSandbox
+from alcove.local import ImportLimits, LocalSandbox, LocalSandboxConfig, reserve
 from tests.local.cell import live
 from tests.local.transfers import OFFLINE, SECRET, freed, layers_of, lineage, look, noisy, there_of, uses
 
@@ -289,6 +290,35 @@ async def test_killed_it_leaves_nothing_that_the_next_sweep_does_not_take(
         assert layers_of(store) == before[0]
     await other.aclose()
     assert uses(store) == before[1]
+    await freed(backend, store)
+
+
+@pytest.mark.parametrize("way", ["import", "flat", "pipe"])
+async def test_the_reserve_of_the_disk_is_left_alone(
+    backend: LocalSandbox, store: Path, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await noisy(backend, 1 << 20)
+    archive = store.with_name("archive.tar")
+    await backend.export_snapshot("noise", archive)
+    before = layers_of(store)
+    asked = 0
+
+    def size(_: LocalSandboxConfig, total: int) -> int:
+        nonlocal asked
+        asked += 1
+        return total if asked > 20 else 0  # it fills meanwhile
+
+    ways: dict[str, Callable[[], Awaitable[object]]] = {
+        "import": lambda: backend.import_snapshot(archive, name="again"),
+        "flat": lambda: backend.export_snapshot("noise", io.BytesIO(), flat=True),
+        "pipe": lambda: backend.export_snapshot("noise", "/dev/null"),
+    }
+    monkeypatch.setattr(reserve, "size", size)
+    with pytest.raises(SandboxIoError, match="nearly full"):
+        await ways[way]()
+    assert layers_of(store) == before
+    await backend.export_snapshot("noise", store.with_name("other.tar"))  # to make room is always possible
+    monkeypatch.undo()
     await freed(backend, store)
 
 

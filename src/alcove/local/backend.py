@@ -358,7 +358,7 @@ class LocalSandbox:
     def _transfer(self) -> "Transfer":
         from alcove.local.transfer import Transfer
 
-        return Transfer(self._store, self._snapshots, self._sessions.layers, root=self._host.root)
+        return Transfer(self.config, self._store, self._snapshots, self._sessions.layers, root=self._host.root)
 
     async def fork(self, session_id: str, /, spec: SandboxSpec | None = None) -> SandboxSession:
         """Make another session that begins with what this one has; without a spec it is as `fork_spec` says.

@@ -21,7 +21,8 @@ from msgspec.structs import replace
 
 from alcove.contract import InvalidRequest, LifecycleError, SandboxIoError, SandboxSnapshot
 from alcove.contract.rules import validate_session_id, validate_snapshot_name
-from alcove.local import interruption, layers, parts, processes
+from alcove.local import interruption, layers, parts, processes, reserve
+from alcove.local.config import LocalSandboxConfig
 from alcove.local.flattening import flatten_layers
 from alcove.local.interruption import Incoming, Interruption, in_thread
 from alcove.local.layers import EXPORT, Layers
@@ -69,7 +70,10 @@ class _Arrived(Struct, frozen=True):
 class Transfer:
     """Archives of the snapshots of one store."""
 
-    def __init__(self, store: Store, snapshots: Snapshots, known: Layers, *, root: bool) -> None:
+    def __init__(
+        self, config: LocalSandboxConfig, store: Store, snapshots: Snapshots, known: Layers, *, root: bool
+    ) -> None:
+        self._config = config
         self._store = store
         self._snapshots = snapshots
         self._layers = known
@@ -102,6 +106,7 @@ class Transfer:
                         if flat or not roots:
                             exported = [inner.enter_context(self._flattened(chain, roots, stop))]
                             digests = [digest(exported[0], progress=stop.telling(None))]
+                        tell = self._guarding(stop, progress) if _is_spooled(out_file) else stop.telling(progress)
                         file = inner.enter_context(_written(out_file, self._store.root, stop))
                         begin = file.tell()
                         done = export(
@@ -111,7 +116,7 @@ class Transfer:
                             compression=compression,
                             digests=digests,
                             name=snapshot.name or snapshot.id,
-                            progress=stop.telling(progress),
+                            progress=tell,
                         )
                         return Exported(snapshot.id, done.manifest, done.layers, file.tell() - begin)
 
@@ -131,6 +136,11 @@ class Transfer:
         finally:
             self._table.release(owner)
             await asyncio.shield(self._layers.collect())
+
+    def _guarding(self, stop: Interruption, progress: Progress | None) -> Callable[[int], None]:
+        """What work calls that takes room in the store for a while, or for good."""
+        reserve.check(self._store.root, self._config)
+        return reserve.guarding(self._store.root, self._config, stop.telling(progress))
 
     def _opened(self, layer: Layer, opened: ExitStack) -> int:
         fd = os.open(self._store.layer(layer.key), _DIRECTORY)
@@ -154,7 +164,7 @@ class Transfer:
         names = sorted({name for layer in chain for name in layer.parts})
         directory = self._store.layer(new_key())
         with layers.made(directory) as flat:
-            flatten_layers(roots, flat, names, progress=stop.telling(None))
+            flatten_layers(roots, flat, names, progress=self._guarding(stop, None))
             try:
                 yield flat
             finally:
@@ -190,7 +200,7 @@ class Transfer:
                         make_layer,
                         limits=limits,
                         policy_for=lambda metadata: self._policy(metadata, set_id=set_id),
-                        progress=stop.telling(progress),
+                        progress=self._guarding(stop, progress),
                         spool=self._store.root,
                     )
                 owned = image.metadata["root"] == OWNED
@@ -343,6 +353,13 @@ def _written(out: Place, spool: str, stop: Interruption) -> Iterator[BinaryIO]:
     else:
         with replacing(os.fspath(out)) as file:
             yield file
+
+
+def _is_spooled(out: Place) -> bool:
+    """Whether an archive lies in the store for a while before it goes to its place."""
+    if isinstance(out, str | os.PathLike):
+        return _is_special(out)
+    return not interruption.is_written_in_place(out)
 
 
 def _is_special(path: str | os.PathLike[str]) -> bool:
