@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import sqlite3
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from alcove.contract import Limited, SandboxIoError, SandboxSpec, SandboxState
 from alcove.local.backend import LocalSandbox
 from alcove.local.config import LocalSandboxConfig
 from alcove.local.doctor.fsck import Damage, StoreReport, check_store
+from alcove.local.removal import remove_tree
 from alcove.local.store import Store
 from alcove.local.upkeep import Upkeep
 from tests.local import outside
@@ -238,7 +238,7 @@ class TestSessions:
         await world.repaired("directory")
         assert (world.store / "lost" / f"session-{world.other}" / "workspace" / "more").read_text() == "mine\n"
         assert (world.store / "layers" / world.layer / "workspace" / "file").read_text() == "mine\n"
-        shutil.rmtree(world.store / "lost")
+        remove_tree(str(world.store / "lost"))
         assert [damage.id for damage in (await world.check(repair=True)).damages] == ["uses", "unused"]
         assert list((world.store / "layers").iterdir()) == []
 
@@ -257,7 +257,7 @@ class TestSessions:
             await backend._sessions.suspension.rest(backend._sessions.live(world.second))
 
         await world.use(stop)
-        shutil.rmtree(world.store / "sessions" / world.other)
+        remove_tree(str(world.store / "sessions" / world.other))
         world.sql(
             "INSERT INTO sessions SELECT 'half', ?, NULL, spec, ?, created, NULL FROM sessions LIMIT 1",
             "b" * 16,
