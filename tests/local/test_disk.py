@@ -371,13 +371,19 @@ class TestImage:
 
 
 class TestRefused:
-    async def test_a_fresh_directory_would_be_outside_of_it(self, backend: LocalSandbox) -> None:
+    async def test_what_would_be_outside_of_it(self, backend: LocalSandbox, tmp_path: Path) -> None:
         fresh = FilesystemMount("", "/mnt/fresh", FilesystemAccess.READ_WRITE)
         with pytest.raises(Unsupported, match="would not bound it"):
             await backend.provision(spec(mounts=[fresh]))
         readable = FilesystemMount("", "/mnt/fresh", FilesystemAccess.READ_ONLY)
         async with limited(backend, mounts=[readable]) as cell:
             assert "Read-only" in (await cell.sh("touch /mnt/fresh/x")).stderr
+            (tmp_path / "project").mkdir()
+            project = FilesystemMount(
+                str(tmp_path / "project"), "/mnt/p", FilesystemAccess.READ_ONLY, copy_on_write=True
+            )
+            with pytest.raises(Unsupported, match="would not bound it"):
+                await backend.attach_filesystem(cell.id, project)
             with pytest.raises(Unsupported, match="would not bound it"):
                 await backend.attach_filesystem(cell.id, FilesystemMount("", "/mnt/b", FilesystemAccess.READ_WRITE))
 

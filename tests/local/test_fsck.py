@@ -13,6 +13,7 @@ import pytest
 import pytest_asyncio
 
 from alcove.contract import Limited, SandboxIoError, SandboxSpec, SandboxState
+from alcove.local import processes
 from alcove.local.backend import LocalSandbox
 from alcove.local.config import LocalSandboxConfig
 from alcove.local.doctor.fsck import Damage, StoreReport, check_store
@@ -344,8 +345,12 @@ class TestLayers:
         assert (await world.check()).ok
         await world.use(world.both_work)
 
-    async def test_a_user_that_is_gone(self, world: World) -> None:
-        world.sql("INSERT INTO uses VALUES ('session gone', ?)", world.layer)
+    async def test_a_user_that_is_gone_but_not_an_export_that_goes_on(self, world: World) -> None:
+        me = os.getpid()
+        world.sql("INSERT INTO uses VALUES (?, ?)", f"export {me}-{processes.start_time(me)}-0", world.layer)
+        assert await world.found() == []
+        world.sql("DELETE FROM uses WHERE owner LIKE 'export %'")
+        world.sql("INSERT INTO uses VALUES (?, ?)", f"export {me}-1-0", world.layer)
         await world.repaired("uses")
         await world.use(world.both_work)
 

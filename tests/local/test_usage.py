@@ -121,6 +121,19 @@ class TestReserve:
         await full.delete_snapshot("free-of-charge")
         await full.aclose()
 
+    async def test_nothing_is_imported(self, backend: LocalSandbox, cell: Cell, store: Path, tmp_path: Path) -> None:
+        await cell.out("echo kept >file")
+        await backend.snapshot(cell.id, name="kept")
+        await backend.export_snapshot("kept", str(tmp_path / "archive.tar"))
+        before = set((store / "layers").iterdir())
+        full = LocalSandbox(self.greedy(store))
+        with pytest.raises(SandboxIoError, match="nearly full"):
+            await full.import_snapshot(str(tmp_path / "archive.tar"), name="again")
+        await full.aclose()
+        assert set((store / "layers").iterdir()) == before
+        assert [snapshot.metadata["name"] for snapshot in backend.snapshots()] == ["kept"]
+        await backend.delete_snapshot("kept")
+
     async def test_a_copy_is_refused_and_leaves_nothing(self, backend: LocalSandbox, cell: Cell, store: Path) -> None:
         await cell.out("echo out >/mnt/session/outputs/file")  # outputs are always copied
         full = LocalSandbox(self.greedy(store))

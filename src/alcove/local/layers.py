@@ -106,8 +106,7 @@ class Layers:
     def _release_exports(self) -> None:
         """Let go of what a process used that was killed while it exported."""
         for owner in self.table.owners(EXPORT):
-            pid, started, _ = owner.removeprefix(EXPORT).split("-")
-            if processes.start_time(int(pid)) != int(started):
+            if not is_exporting(owner):
                 self.table.release(owner)
 
     def remove(self, key: str) -> None:
@@ -129,6 +128,14 @@ class Layers:
                 # looked at again under the lock: it may have been sealed since
                 if ours and (name.endswith(ENDING) or self.table.layer(name) is None):
                     await asyncio.to_thread(self.remove, name)
+
+
+def is_exporting(owner: str) -> bool:
+    """Whether a user of layers is an export that goes on."""
+    if not owner.startswith(EXPORT):
+        return False
+    pid, started, _ = owner.removeprefix(EXPORT).split("-")
+    return processes.start_time(int(pid)) == int(started)
 
 
 def _is_lowest(name: str, covered: frozenset[str]) -> bool:

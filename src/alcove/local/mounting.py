@@ -54,11 +54,11 @@ class Mounter:
             Unsupported: it would be outside of the session's disk limit.
         """
         target = attachments.check_target(mount.target)
-        if live.record.disk and not mount.source and mount.access is FilesystemAccess.READ_WRITE:
+        fresh = not mount.source and mount.access is FilesystemAccess.READ_WRITE
+        if live.record.disk and (fresh or mount.copy_on_write):
+            kind = "fresh read-write directory" if fresh else "copy-on-write mount"
             raise Unsupported(
-                "local",
-                "a fresh read-write directory in a session with `disk_mb`, which would not bound it: use one below "
-                "/workspace",
+                "local", f"a {kind} in a session with `disk_mb`, which would not bound it: use a place below /workspace"
             )
         source = mount.source or self._fresh_directory(live)
         layer = self.layer(live, source) if mount.copy_on_write else ""

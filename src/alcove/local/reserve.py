@@ -5,6 +5,7 @@ guest writes into a session without `disk_mb` asks nobody: only the file system 
 """
 
 import os
+from collections.abc import Callable
 
 from alcove.contract import SandboxIoError
 from alcove.local.config import LocalSandboxConfig
@@ -37,7 +38,7 @@ def check(root: str, config: LocalSandboxConfig) -> None:
         )
 
 
-def guarding(root: str, config: LocalSandboxConfig, progress: Progress | None = None) -> Progress:
+def guarding(root: str, config: LocalSandboxConfig, progress: Callable[[int], object] | None = None) -> Progress:
     """Return what to call with each number of bytes copied, so that a copy ends where the reserve begins."""
 
     def advance(count: int) -> None:

@@ -99,7 +99,7 @@ class Snapshots:
         directory = self._store.layer(key)
         with layers.made(directory) as layer:
             if outputs:
-                await beside(partial(sealing.copy_outputs, live.directory, layer), self._guarding(progress))
+                await beside(partial(sealing.copy_outputs, live.directory, layer), self.guarding(progress))
             return self._move(live, Layer(key, _names(moved, outputs=outputs)), moved, name)
 
     def _move(self, live: LiveSession, layer: Layer, moved: list[Part], name: str | None) -> Snapshot:
@@ -125,15 +125,19 @@ class Snapshots:
             if not copied and not outputs:
                 return self._commit(live, None, name)
             key = new_key()
-            advance = self._guarding(progress)
+            advance = self.guarding(progress)
             with layers.made(self._store.layer(key)) as layer:
                 await beside(partial(sealing.copy, own, layer, copied), advance)
                 if outputs:
                     await beside(partial(sealing.copy_outputs, own, layer), advance)
                 return self._commit(live, Layer(key, _names(copied, outputs=outputs)), name)
 
-    def _guarding(self, progress: Progress | None) -> Progress:
-        """What a copy that is not to take room from the reserve calls on its way."""
+    def guarding(self, progress: Callable[[int], object] | None) -> Progress:
+        """What a copy that is not to take room from the reserve calls on its way.
+
+        Raises:
+            SandboxIoError: there is no room for any.
+        """
         reserve.check(self._store.root, self._config)
         return reserve.guarding(self._store.root, self._config, progress)
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 
 from alcove.contract import LifecycleError
 from alcove.local.doctor.fsck.report import Damage, Patient, keep, kept_as
-from alcove.local.layers import ENDING, claimed
+from alcove.local.layers import ENDING, claimed, is_exporting
 from alcove.local.sessions import decoded
 from alcove.local.snapshot_table import Layer
 
@@ -72,7 +72,7 @@ def check_uses(patient: Patient) -> Iterator[Damage]:
                 id="lost", what=owner, fact=f"the layers {', '.join(absent)} are not known", remedy=_remedy([owner])
             )
     for (owner,) in store.rows("SELECT DISTINCT owner FROM uses ORDER BY owner"):
-        if owner not in wanted and not _has_files(store.root, owner):
+        if owner not in wanted and not is_exporting(owner) and not _has_files(store.root, owner):
             if patient.repair:
                 table.release(owner)
             done = "its layers are free" if patient.repair else ""
