@@ -242,6 +242,16 @@ class TestLife:
             result = await cell.sh("head -c 1G /dev/urandom >big")
             assert "No space left on device" in result.stderr
 
+    async def test_one_that_sleeps_has_no_device_and_wakes_with_its_files(
+        self, backend: LocalSandbox, store: Path
+    ) -> None:
+        async with limited(backend) as cell:
+            await cell.out("echo kept >file")
+            await backend.suspend(cell.id)
+            await outside.until(lambda: devices(store) == [], "a loop device is left")
+            assert await cell.out("cat file") == "kept\n"
+            assert len(devices(store)) == 1
+
     async def test_twenty_at_once(self, backend: LocalSandbox, store: Path) -> None:
         sessions = await asyncio.gather(*(backend.provision(spec(16)) for _ in range(20)))
         cells = [Cell(backend, session) for session in sessions]
