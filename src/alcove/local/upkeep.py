@@ -73,6 +73,8 @@ class Upkeep:
                 _flush(fd)
             finally:
                 os.close(fd)
+        if layer.digest not in {None, found}:
+            raise LifecycleError(f"layer {key} is not what it was: `alcove doctor --store --verify` tells more")
         with self._store.flushed():
             self._table.know(key, digest=found, files=size.files, bytes=size.bytes, allocated=size.allocated, durable=1)
 
