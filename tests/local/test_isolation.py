@@ -308,8 +308,9 @@ async def test_the_warden_stays_out_of_the_cell(cell: Cell, as_root: bool) -> No
     assert outside.groups(warden) == outside.groups(os.getpid())
     if as_root:
         places = {target for target in outside.descriptors(warden).values() if target.startswith("/")}
-        # its own session's groups, so that later spawners can enter them; nothing else of the host's
-        mine = (f"/alcove-{cell.directory.name}", f"/alcove-{cell.directory.name}/tasks", "/cgroup.procs")
+        # its own session's groups, so that later spawners can enter them and it can freeze them; nothing else
+        group = f"/alcove-{cell.directory.name}"
+        mine = (group, *(f"{group}/{name}" for name in ("tasks", "cgroup.procs", "cgroup.freeze", "cgroup.events")))
         places = {place for place in places if not place.startswith("/memfd:alcove-plan") and not place.endswith(mine)}
         assert places <= {"/", "/proc", "/dev/null"}
 

@@ -19,10 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from alcove.contract import ExecRequest, FilesystemAccess, FilesystemMount, Limited, SandboxError, SandboxSpec
-from alcove.local import LocalSandbox, LocalSandboxConfig
+from alcove.local import LocalSandbox, LocalSandboxConfig, chores
 from tests.security.corpus import PLACE
 
 SESSION = "driven"
+setattr(chores, "nudge", lambda _root: None)  # noqa: B010 - what comes by itself is none of a deed's
 
 
 def open_backend(store: str) -> LocalSandbox:
@@ -94,10 +95,44 @@ async def begin(backend: LocalSandbox) -> None:
     await backend.provision(spec(session_id="begun", rootfs="snapshot:before"))
 
 
+async def come(backend: LocalSandbox) -> None:
+    await backend.import_snapshot(archive_of(backend), name="came")
+
+
+async def sleep(backend: LocalSandbox) -> None:
+    await backend.suspend(SESSION)
+    await backend.resume(SESSION)
+    await use(backend)
+
+
+async def rework(backend: LocalSandbox) -> None:
+    """Make a session with a project by copy-on-write, and change some of it."""
+    mount = FilesystemMount(str(project_of(backend)), PROJECT, copy_on_write=True)
+    await backend.provision(SandboxSpec(SESSION, network_policy=Limited(allowed_hosts=[]), mounts=[mount]))
+    await _run(backend, REWORK)
+
+
+async def apply(backend: LocalSandbox) -> None:
+    await backend.apply(SESSION)
+
+
+def archive_of(backend: LocalSandbox) -> str:
+    """Where a test of this store keeps an archive."""
+    return f"{backend.config.root_dir}.tar"
+
+
+def project_of(backend: LocalSandbox) -> Path:
+    """Where a test of this store keeps a project."""
+    return Path(f"{backend.config.root_dir}.project")
+
+
 async def end(backend: LocalSandbox) -> None:
     await backend.delete_snapshot("before")
     await backend.terminate(SESSION)
 
+
+PROJECT = "/mnt/project"
+REWORK = f"cd {PROJECT}; echo new >changed; rm -r gone; mkdir -p made/deep; echo made >made/deep/f; mv moved elsewhere"
 
 #: What `fill` does before its snapshot and after it, and what is there then.
 FIRST = """
@@ -120,6 +155,10 @@ DEEDS: dict[str, Callable[[LocalSandbox], Coroutine[Any, Any, None]]] = {
     "snapshot": snapshot,
     "fork": fork,
     "begin": begin,
+    "come": come,
+    "sleep": sleep,
+    "rework": rework,
+    "apply": apply,
     "end": end,
 }
 

@@ -1,18 +1,21 @@
 """SR01, SR08 and AP12 for what lasts: snapshots, forks and what begins with one, struck at every step of them."""
 
 import asyncio
+import os
+import shutil
 from pathlib import Path
 
 import pytest
 
 from alcove.contract import ExecRequest, SandboxError
 from alcove.local import LocalSandbox
-from tests.security.driver import FIRST, LOOK, SECOND, SESSION
+from tests.conftest import PlainUser
+from tests.security.driver import FIRST, LOOK, SECOND, SESSION, archive_of
 from tests.security.supervisors import CLOSED, Supervisors, new_backend
 
 pytestmark = [pytest.mark.security, pytest.mark.user]
 
-DEEDS = ("snapshot", "fork", "begin", "end")
+DEEDS = ("snapshot", "fork", "begin", "come", "sleep", "end")
 #: Each n-th event; `make soak` takes them all, so often.
 STEP = 2
 REPEATS = 20
@@ -39,6 +42,10 @@ async def drawn(store: Path) -> World:
     for script in (FIRST, SECOND):
         assert (await backend.exec(session.id, ExecRequest("sh", ["-ec", script], timeout=20))).success
         seen.append(await look(backend, session.id))
+        if script is FIRST:
+            snapshot = await backend.snapshot(session.id)
+            await backend.export_snapshot(snapshot.snapshot_id, archive_of(backend), compression="none")
+            await backend.delete_snapshot(snapshot.snapshot_id)
     await backend.terminate(session.id)
     await backend.aclose()
     assert seen[0] != seen[1]
@@ -54,9 +61,9 @@ async def whole(store: Path, world: World, *, ending: bool) -> set[str]:
         if SESSION in sessions:
             assert await look(backend, SESSION) == world.now
         # a fork's own is not one
-        assert {snapshot.metadata.get("name") for snapshot in backend.snapshots()} <= {"before", "driven"}
+        assert {snapshot.metadata.get("name") for snapshot in backend.snapshots()} <= {"before", "driven", "came"}
         for snapshot in backend.snapshots():
-            wanted = world.before if snapshot.metadata.get("name") == "before" else world.now
+            wanted = world.before if snapshot.metadata.get("name") in {"before", "came"} else world.now
             begun = await backend.provision(
                 type(CLOSED)(rootfs=f"snapshot:{snapshot.snapshot_id}", network_policy=CLOSED.network_policy)
             )
@@ -114,16 +121,73 @@ async def struck_everywhere(
 async def test_sr01_killed_at_any_point(supervisors: Supervisors, deed: str) -> None:
     found, _ = await struck_everywhere(supervisors, deed, "kill", STEP)
     assert SESSION in found
-    if wanted := {"snapshot": "driven", "fork": "forked", "begin": "begun"}.get(deed):
+    if wanted := {"snapshot": "driven", "fork": "forked", "begin": "begun", "come": "came"}.get(deed):
         assert wanted in found  # what was committed is there
 
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("kind", ["ENOSPC", "EMFILE", "EROFS"])
-@pytest.mark.parametrize("deed", ["snapshot", "fork", "begin"])
+@pytest.mark.parametrize("deed", ["snapshot", "fork", "begin", "come", "sleep"])
 async def test_sr08_an_error_anywhere_is_ours_and_loses_nothing(supervisors: Supervisors, deed: str, kind: str) -> None:
     _, foreign = await struck_everywhere(supervisors, deed, kind, 2 * STEP)
     assert foreign == {}
+
+
+BEFORE = {"changed": "old\n", "gone/f": "gone\n", "kept": "kept\n", "moved": "moved\n"}
+AFTER = {"changed": "new\n", "elsewhere": "moved\n", "kept": "kept\n", "made/deep/f": "made\n"}
+
+
+def lay(project: Path, plain_user: PlainUser) -> None:
+    """Make the project that `rework` changes; it is a person's."""
+    for name, content in BEFORE.items():
+        (project / name).parent.mkdir(parents=True, exist_ok=True)
+        (project / name).write_text(content)
+    for path in (project, *project.rglob("*")):
+        os.chown(path, plain_user.uid, plain_user.gid)
+
+
+def files_of(project: Path) -> dict[str, str]:
+    return {str(path.relative_to(project)): path.read_text() for path in project.rglob("*") if path.is_file()}
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("kind", ["kill", "ENOSPC", "EMFILE"])
+async def test_sr01_applying_struck_at_any_point_can_be_done_again(
+    supervisors: Supervisors, plain_user: PlainUser, kind: str
+) -> None:
+    """Every file of the project is the old or the new one, and applying once more ends what was begun."""
+    project, seen, at, total = Path(f"{supervisors.store}.project"), set(), 1, 1
+    while at <= total:
+        lay(project, plain_user)
+        supervisors.struck("rework", 0, kind)
+        said = supervisors.struck("apply", at if total > 1 else 0, kind)
+        if total == 1:
+            assert said["error"] is None, said
+            total = said["events"]
+        else:
+            at += STEP
+        assert not (said.get("error") or "").startswith("!"), said
+        found = files_of(project)
+        seen.add(len(found.items() & AFTER.items()))
+        for name, content in found.items():
+            assert content in {BEFORE.get(name), AFTER.get(name)} or ".alcove-apply-" in name, (name, content)
+        assert found["kept"] == "kept\n"
+        backend = new_backend(supervisors.store)
+        again = await backend.apply(SESSION)
+        assert again.left == ()
+        if again.conflicts:  # a file that was on its way out and was put back has another time of change
+            assert kind != "kill"
+            assert files_of(project).items() >= {one.path: BEFORE[one.path] for one in again.conflicts}.items()
+        else:
+            assert files_of(project) == AFTER
+            assert not (project / "gone").exists()
+        keys = supervisors.keys()
+        await backend.terminate(SESSION)
+        await backend.aclose()
+        shutil.rmtree(project)
+        await supervisors.nothing_is_left(keys)
+    assert total > 10
+    assert len(seen) > 2 or kind != "kill"  # it was struck before, in the middle and after
 
 
 @pytest.mark.soak

@@ -1,9 +1,7 @@
 """`LocalSandbox`: the contract's calls on this machine."""
 
 import asyncio
-import base64
 import os
-import socket
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator
 from contextlib import suppress
 from datetime import datetime
@@ -12,14 +10,12 @@ from typing import TYPE_CHECKING, Literal
 from msgspec.structs import replace
 
 from alcove.contract import (
-    ExecError,
     ExecRequest,
     ExecResult,
     FilesystemMount,
     InvalidRequest,
     LifecycleError,
     Limited,
-    NetworkPolicyError,
     SandboxCapabilities,
     SandboxError,
     SandboxIoError,
@@ -35,7 +31,6 @@ from alcove.contract import (
 )
 from alcove.contract.rules import (
     replaces_memory_mount,
-    stdin_bytes,
     validate_exec,
     validate_mount,
     validate_policy,
@@ -43,28 +38,25 @@ from alcove.contract.rules import (
 )
 from alcove.contract.types import HOST_ROOTFS
 from alcove.local import (
-    cgroups,
-    control,
-    freezer,
     host,
     landlock,
     limits,
     lineage,
     native,
-    processes,
     requests,
     reserve,
 )
 from alcove.local.config import LocalSandboxConfig
-from alcove.local.exec import Command, Execution, MakeExecution, NotTaken, Outcome, exit_code
-from alcove.local.launch import DEBUG_SOCKET, EXEC_SOCKET, connect, listen
+from alcove.local.exec import Execution, MakeExecution
+from alcove.local.execs import Execs
 from alcove.local.layout import EGRESS_LOG
 from alcove.local.lineage import LineageNode
 from alcove.local.mounting import Mounter
-from alcove.local.operations import Kind, operation
-from alcove.local.sessions import LiveSession, Sessions, decoded, snapshot_of
+from alcove.local.networking import change_policy
+from alcove.local.sessions import Sessions, decoded, snapshot_of
 from alcove.local.snapshots import Snapshots
 from alcove.local.store import Store
+from alcove.local.sweeping import sweep
 
 if TYPE_CHECKING:
     from alcove.changes import Applied, Change
@@ -72,41 +64,6 @@ if TYPE_CHECKING:
     from alcove.local.transfer import Exported, Place, Transfer
     from alcove.local.usage import StoreUsage
     from alcove.state.limits import ImportLimits
-
-_DEBUG_VARIANT = 1
-#: Of an exec, while others end or suspend its session again and again.
-_MOST_ATTEMPTS = 16
-#: Seconds in which a warden has told how long its session stood still, or a timeout goes on without.
-_TOLD_WITHIN_S = 0.25
-
-
-class _Surroundings:
-    """What an exec needs of its session."""
-
-    def __init__(self, live: LiveSession, sessions: Sessions, running: processes.Processes | None) -> None:
-        self._live = live
-        self._sessions = sessions
-        self._running = running
-
-    def end(self) -> None:
-        processes.ask_to_end(self._running)
-
-    def leave(self, fds: list[int]) -> None:
-        control.leave_pipes(self._live.directory, fds)
-
-    def stands_still(self) -> bool:
-        return cgroups.frozen(self._live.record.groups)
-
-    async def stood_still(self, since_ns: int) -> float:
-        if self._live.record.groups.unified is None:
-            return 0.0
-        try:
-            return await freezer.stood_still(self._live.directory, since_ns, _TOLD_WITHIN_S)
-        except OSError:  # its warden is gone, or busier than a timeout can wait
-            return 0.0
-
-    async def wake(self) -> None:
-        await self._sessions.restart(self._live)
 
 
 class LocalSandbox:
@@ -132,7 +89,7 @@ class LocalSandbox:
         self._mounter = Mounter(self.config, self._store.root, self._host, launcher)
         self._sessions = Sessions(self.config, self._store, self._host, launcher, self._mounter)
         self._snapshots = Snapshots(self._store, self._sessions, self.config)
-        self._environment = requests.Environment(requests.base_environment(self._sessions.layout.search_path))
+        self._execs = Execs(self.config, self._sessions)
         self._swept = False
 
     def capabilities(self) -> SandboxCapabilities:
@@ -155,7 +112,7 @@ class LocalSandbox:
             SandboxIoError: the store cannot be read or written.
         """
         self._swept = True
-        await self._sessions.sweep()
+        await sweep(self._store, self._sessions)
 
     async def aclose(self) -> None:
         """Let go of the store; sessions live on."""
@@ -425,91 +382,7 @@ class LocalSandbox:
         requests.effective_user(request.user or live.spec.user, ranged=self._host.root)
         await self._sessions.policies.keep_served(live)
         await self._sessions.keep_watched(live)
-        try:
-            outcome = await self._begun(live, request, make)
-        except OSError as error:
-            raise ExecError(f"the host has not what an exec needs: {error}") from None
-        return self._result(live, outcome, raw=request.raw)
-
-    async def _begun(self, live: LiveSession, request: ExecRequest, make: MakeExecution) -> Outcome:
-        for _ in range(_MOST_ATTEMPTS):
-            try:
-                return await self._execute(live, request, make)
-            except NotTaken:  # it met a session on its way out; the files are there, and the command has not begun
-                await self._sessions.restart(live)
-        return await self._execute(live, request, make)
-
-    async def _execute(self, live: LiveSession, request: ExecRequest, make: MakeExecution) -> Outcome:
-        connection = await self._connect(live, debug=request.debug)  # first: the command's monitor is born meanwhile
-        running, groups = live.record.processes, live.record.groups
-        try:
-            command = self._command(live, request)
-        except BaseException:
-            connection.close()
-            raise
-        execution = make(connection, command, _Surroundings(live, self._sessions, running))
-        try:
-            return await execution.run()
-        finally:
-            if execution.session_ended:  # the next exec must not meet what is still on its way out
-                # but for what another exec may have brought back meanwhile, in groups of the same names
-                await asyncio.shield(processes.end_warden(running, groups))
-
-    def _command(self, live: LiveSession, request: ExecRequest) -> Command:
-        user = requests.effective_user(request.user or live.spec.user, ranged=self._host.root)
-        cwd = requests.working_directory(request)
-        timeout = request.timeout or live.spec.limits.wall_time
-        wanted = (request.output_limit, live.spec.output_limit, self.config.default_output_limit)
-        return Command(
-            request=requests.encode(request, self._environment, cwd, user),
-            stdin=stdin_bytes(request),
-            timeout=timeout.seconds if timeout else None,
-            output_limit=next(limit for limit in wanted if limit is not None),
-            cwd=cwd,
-            user=user,
-            owner=live.base_id,
-        )
-
-    async def _connect(self, live: LiveSession, *, debug: bool) -> socket.socket:
-        name = DEBUG_SOCKET if debug else EXEC_SOCKET
-        try:
-            return connect(live.directory, name)
-        except OSError:
-            await self._sessions.restart(live)
-        try:
-            if debug:
-                await self._start_debug_spawner(live)
-            return connect(live.directory, name)
-        except (ConnectionRefusedError, FileNotFoundError) as error:
-            raise NotTaken(f"session `{live.id}` does not answer: {error.strerror}") from None
-
-    async def _start_debug_spawner(self, live: LiveSession) -> None:
-        """A second spawner whose filter allows ptrace, started by the warden on the first request for one."""
-        with listen(live.directory, DEBUG_SOCKET) as listener:
-            request = operation(Kind.SPAWNER, n0=_DEBUG_VARIANT)
-            reply = await control.ask(live.directory, request, (listener.fileno(),))
-        if reply.error:
-            raise ExecError(f"no exec with `debug` in this session: {reply.step}: {os.strerror(reply.error)}")
-
-    def _result(self, live: LiveSession, outcome: Outcome, *, raw: bool) -> ExecResult:
-        out_of_memory = self._out_of_memory(live)
-        code, number = (-1, None) if outcome.timed_out or outcome.status is None else exit_code(outcome.status)
-        return ExecResult(
-            stdout=outcome.stdout.decode("utf-8", "replace"),
-            stderr=outcome.stderr.decode("utf-8", "replace"),
-            exit_code=code,
-            timed_out=outcome.timed_out,
-            signal=number,
-            oom_killed=out_of_memory and code != 0,
-            stdout_omitted=outcome.stdout_omitted,
-            stderr_omitted=outcome.stderr_omitted,
-            stdout_base64=base64.b64encode(outcome.stdout).decode() if raw else None,
-            stderr_base64=base64.b64encode(outcome.stderr).decode() if raw else None,
-        )
-
-    def _out_of_memory(self, live: LiveSession) -> bool:
-        before, live.oom_kills = live.oom_kills, cgroups.oom_kills(live.record.groups)
-        return live.oom_kills > before
+        return await self._execs.run(live, request, make)
 
     # Mounts
 
@@ -632,20 +505,7 @@ class LocalSandbox:
         self, session_id: str, change: Callable[[Unrestricted | Limited], Unrestricted | Limited]
     ) -> SandboxSession:
         live = self._sessions.live(session_id)
-        async with live.lock, self._sessions.locked(live):
-            self._sessions.refresh(live)
-            await self._sessions.suspension.wake(live)
-            before = live.spec
-            policy = change(before.network_policy)
-            self._refuse_policy(policy, best_effort=before.best_effort)
-            switch = type(policy) is not type(before.network_policy)
-            if switch:
-                await self._stop_if_idle(live)
-                self._save_policy(live, replace(before, network_policy=policy))
-            elif isinstance(policy, Limited):
-                await self._sessions.policies.change(live, policy)
-        if switch:
-            await self._start_on(live, before)
+        await change_policy(self._sessions, live, change, self._refuse_policy)
         return self.session(session_id)
 
     def network_log(self, session_id: str, /, *, since: datetime | None = None) -> Iterator["Record"]:
@@ -677,30 +537,3 @@ class LocalSandbox:
 
     def _log(self, session_id: str) -> str:
         return f"{self._sessions.live(session_id).directory}/{EGRESS_LOG}"
-
-    async def _start_on(self, live: LiveSession, before: SandboxSpec) -> None:
-        """A process keeps the network it was born in: the session's processes are made anew, over its files."""
-        try:
-            await self._sessions.restart(live)
-        except SandboxError as error:
-            self._save_policy(live, before)
-            raise NetworkPolicyError(f"the old policy stays: {error}") from None
-
-    def _save_policy(self, live: LiveSession, spec: SandboxSpec) -> None:
-        live.spec = spec
-        live.record = replace(live.record, processes=None)
-        self._sessions.save(live, spec=True)
-
-    async def _stop_if_idle(self, live: LiveSession) -> None:
-        if not processes.alive(live.record.processes):
-            return
-        try:
-            reply = await freezer.end_if_empty(live.directory)
-        except (OSError, TimeoutError) as error:
-            raise NetworkPolicyError(f"session `{live.id}` does not answer: {error}") from None
-        if reply.error:
-            raise NetworkPolicyError(
-                f"{reply.processes or reply.execs} processes run in session `{live.id}`, and a process keeps the "
-                "network it was born with: end them, or make a new session"
-            )
-        await processes.stop(live.record.processes, live.record.groups)

@@ -3,7 +3,7 @@
 import asyncio
 import fcntl
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 from alcove.contract import LifecycleError, SandboxIoError
@@ -17,6 +17,8 @@ from alcove.local.store import Store
 ENDING = ".ending"
 #: Who uses layers while they are exported: this, then the pid and start time of the process, and a token.
 EXPORT = "export "
+#: The attribute of a directory that says which session's files were renamed into it.
+OWNER = "user.alcove.session"
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -98,10 +100,15 @@ class Layers:
     async def collect(self) -> int:
         """Remove the layers that nobody uses, and return how many they were."""
         self._release_exports()
-        unused = self.table.take_unused()
+        # before the store forgets it, and while nobody can take it into use: what has no row may be a session's own
+        unused = self.table.take_unused(self._take_name)
         for key in unused:
             await asyncio.to_thread(self.remove, key)
         return len(unused)
+
+    def _take_name(self, key: str) -> None:
+        with suppress(FileNotFoundError):
+            os.rename(self._store.layer(key), f"{self._store.layer(key)}{ENDING}")
 
     def _release_exports(self) -> None:
         """Let go of what a process used that was killed while it exported."""
@@ -111,23 +118,43 @@ class Layers:
 
     def remove(self, key: str) -> None:
         """Remove the directory of a layer that is not in the store; what cannot be removed now, the next sweep does."""
-        directory = self._store.layer(key.removesuffix(ENDING))
+        name = key.removesuffix(ENDING)
         with suppress(OSError):
-            with suppress(FileNotFoundError):
-                os.rename(directory, f"{directory}{ENDING}")
-            remove_tree(f"{directory}{ENDING}")
+            self._take_name(name)
+            remove_tree(f"{self._store.layer(name)}{ENDING}")
 
-    async def sweep(self, kept: set[str]) -> None:
-        """Remove what a kill -9 left: directories that are no layer's, but for `kept` and those that are being made."""
+    def stray(self, kept: Collection[str] = ()) -> list[str]:
+        """The names of directories that are no layer's, but for `kept`."""
+        known = {*self.table.layers(), *kept}
+        return [name for name in os.listdir(f"{self._store.root}/layers") if name not in known]
+
+    def owner(self, name: str) -> str | None:
+        """The session that what is in a directory was taken from by renaming; None: it is but a copy."""
+        with suppress(OSError):
+            return os.getxattr(self._store.layer(name), OWNER).decode()
+        return None
+
+    async def sweep(self, kept: Collection[str], give_back: Callable[[str, str], Awaitable[bool]]) -> None:
+        """Take away what a kill -9 or a power cut left, but for `kept` and what is being made.
+
+        A copy is removed. What was renamed is the only one: it goes back to its session, or where nothing is removed.
+        """
         await self.collect()
-        known = self.table.layers().keys() | kept
-        for name in os.listdir(f"{self._store.root}/layers"):
-            if name in known:
-                continue
-            with claimed(f"{self._store.root}/layers/{name}") as ours:
+        for name in self.stray(kept):
+            with claimed(self._store.layer(name)) as ours:
                 # looked at again under the lock: it may have been sealed since
-                if ours and (name.endswith(ENDING) or self.table.layer(name) is None):
+                if not ours or (not name.endswith(ENDING) and self.table.layer(name) is not None):
+                    continue
+                owner = None if name.endswith(ENDING) else self.owner(name)
+                if owner is None or await give_back(owner, name):
                     await asyncio.to_thread(self.remove, name)
+                else:
+                    self._keep_apart(name)
+
+    def _keep_apart(self, name: str) -> None:
+        lost = f"{self._store.root}/lost"
+        os.makedirs(lost, mode=0o700, exist_ok=True)
+        os.rename(self._store.layer(name), f"{lost}/layer-{name}")
 
 
 def is_exporting(owner: str) -> bool:

@@ -52,6 +52,11 @@ def make(
     return fresh
 
 
+def has_files(directory: str) -> bool:
+    """Whether a session's own files are where they belong; after a snapshot they are not, until it is begun again."""
+    return all(os.path.isdir(f"{directory}/{part.upper}") for part in parts.OWN)
+
+
 def _make(path: str, mode: int | None, owner: int | None) -> bool:
     try:
         os.mkdir(path)

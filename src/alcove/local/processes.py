@@ -12,7 +12,7 @@ from alcove.local import cgroups
 from alcove.local.readiness import readable
 
 _END_WITHIN_S = 1.0
-_KILLED_WITHIN_S = 2.0
+_KILLED_WITHIN_S = 5.0
 _MOST_STAT = 4096  # a name and fifty numbers
 
 

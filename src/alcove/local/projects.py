@@ -3,6 +3,7 @@
 import asyncio
 import os
 from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
 
 from msgspec.structs import replace
 
@@ -45,7 +46,8 @@ async def changes(
     async with live.lock, sessions.locked(live):
         sessions.refresh(live)
         chosen = _chosen(live, paths, target)
-    return await asyncio.to_thread(lambda: list(_changes(live.directory, chosen, patch=patch)))
+    with _by_us():
+        return await asyncio.to_thread(lambda: list(_changes(live.directory, chosen, patch=patch)))
 
 
 async def apply(sessions: Sessions, session_id: str, paths: Paths, target: str | None) -> Applied:
@@ -55,7 +57,8 @@ async def apply(sessions: Sessions, session_id: str, paths: Paths, target: str |
         sessions.refresh(live)
         choice = _one(live, _chosen(live, paths, target), "apply")
         async with at_rest(sessions, live, choice.mount.target):
-            return await beside(lambda _: _apply(live.directory, choice))
+            with _by_us():
+                return await beside(lambda _: _apply(live.directory, choice))
 
 
 async def discard(sessions: Sessions, mounter: Mounter, session_id: str, target: str | None) -> None:
@@ -69,7 +72,17 @@ async def discard(sessions: Sessions, mounter: Mounter, session_id: str, target:
         attached = tuple(fresh if other.layer == mount.layer else other for other in live.record.attached)
         live.record = replace(live.record, attached=attached)
         sessions.save(live)  # from here on the changes are gone, whatever happens
-        await beside(lambda _: _remove(uppers.unused(live.directory, attached)))
+        with _by_us():
+            await beside(lambda _: _remove(uppers.unused(live.directory, attached)))
+
+
+@contextmanager
+def _by_us() -> Iterator[None]:
+    """What the host refuses is told as ours; what was written stays, and doing it again goes on."""
+    try:
+        yield
+    except OSError as error:
+        raise SandboxIoError(f"{error.strerror or error}; try again once that is mended") from None
 
 
 # Which

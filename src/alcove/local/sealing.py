@@ -4,10 +4,12 @@ By renaming: the record tells first which layer the files are on their way into,
 brings them back where the one who moved them was killed before it was a layer.
 """
 
+import errno
 import os
 from contextlib import suppress
 
 from alcove.local import layers, parts
+from alcove.local.layers import OWNER
 from alcove.local.parts import OUTPUTS, Part
 from alcove.state.contents import Progress
 from alcove.state.copying import copy_tree
@@ -33,11 +35,13 @@ def _is_used(path: str) -> bool:
 
 
 def move(directory: str, layer: str, moved: list[Part]) -> None:
-    """Move parts of a session into a layer.
+    """Move parts of a session into a layer, which says from then on whose they are.
 
     Raises:
         OSError: one cannot be moved; `move_back` undoes the rest.
     """
+    with suppress(OSError):  # tmpfs has no attributes before Linux 6.6, and outlives no power cut either
+        os.setxattr(layer, OWNER, os.path.basename(directory).encode())
     for part in moved:
         if "/" in part.name:
             with suppress(FileExistsError):
@@ -45,15 +49,23 @@ def move(directory: str, layer: str, moved: list[Part]) -> None:
         os.rename(f"{directory}/{part.upper}", f"{layer}/{part.name}")
 
 
-def move_back(directory: str, layer: str) -> None:
-    """Give a session back what was moved of it; to do so again does no harm.
+def move_back(directory: str, layer: str) -> bool:
+    """Give a session back what was moved of it; to do so again does no harm. False: there is something else already.
 
     Raises:
         OSError: something cannot be moved.
     """
+    whole = True
     for part in parts.renamed(owned_root=True):
-        with suppress(FileNotFoundError):
+        try:
             os.rename(f"{layer}/{part.name}", f"{directory}/{part.upper}")
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            if error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
+                raise
+            whole = False
+    return whole
 
 
 def copy(directory: str, layer: int, copied: list[Part], progress: Progress | None = None) -> None:

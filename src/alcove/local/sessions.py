@@ -8,11 +8,8 @@ import socket
 from collections import deque
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import (
-    AbstractContextManager,
-    ExitStack,
     asynccontextmanager,
     contextmanager,
-    nullcontext,
     suppress,
 )
 
@@ -27,29 +24,22 @@ from alcove.contract import (
     SandboxSpec,
     SandboxState,
     SessionNotFound,
-    Unrestricted,
     from_json,
     to_json,
 )
 from alcove.local import (
     cgroups,
     control,
-    disk,
-    etc,
-    layout,
     limits,
-    overlays,
     places,
-    plan,
-    prepared,
     processes,
     records,
     suspension,
 )
+from alcove.local.cells import Cells
 from alcove.local.config import LocalSandboxConfig
-from alcove.local.copies import beside
 from alcove.local.host import Host
-from alcove.local.launch import EXEC_SOCKET, Launcher, connect, launch
+from alcove.local.launch import EXEC_SOCKET, connect
 from alcove.local.layers import Layers
 from alcove.local.mounting import Mounter
 from alcove.local.operations import Kind, operation
@@ -57,7 +47,7 @@ from alcove.local.policies import Policies
 from alcove.local.records import OWNED, Egress, Maker, Record
 from alcove.local.removal import remove_tree
 from alcove.local.snapshot_table import passing_name
-from alcove.local.store import ROOT_STORE, Row, Store
+from alcove.local.store import Row, Store
 from alcove.local.suspension import Suspension
 
 _END = operation(Kind.END)
@@ -65,7 +55,7 @@ _END_WITHIN_S = 1.0
 _REMOVE_INLINE = 256
 _REAP_AT_ONCE = 4
 #: A session directory under this suffix is on its way out: its session is gone whatever the row says.
-_ENDING = ".ending"
+ENDING = ".ending"
 # overlayfs takes 500; every one of them makes a name that is not there dearer
 _MOST_LAYERS = 64
 
@@ -102,17 +92,10 @@ class Sessions:
         self._config = config
         self._store = store
         self._host = host
-        self._native = native
         self._mounter = mounter
-        # a plain user can make no device nodes
-        self._prepared = prepared.generate(store.root, host.cpus) if host.root else None
-        self.layout = self._layout(owned=config.rootfs == "owned")
-        self._etc = {
-            shared: etc.generate(store.root, nameserver=None if shared else config.egress.resolver, users=host.root)
-            for shared in (False, True)
-        }
         self.policies = Policies(store.root, config.egress, self.save)
         self.layers = Layers(store)
+        self.cells = Cells(config, store.root, host, native, self.layers)
         self.suspension = Suspension(self.save)
         self._live: dict[str, LiveSession] = {}
         self._children: deque[int] = deque()
@@ -127,16 +110,6 @@ class Sessions:
     def passing_name(self) -> str:
         """The name of a snapshot that goes with this process."""
         return passing_name(self._maker.pid, self._maker.started)
-
-    def _layout(self, *, owned: bool) -> layout.Layout:
-        return layout.decide(
-            root=self._host.root,
-            owned=owned,
-            visible=self._config.visible,
-            hidden=(*self._config.hidden, os.path.realpath(self._store.root), ROOT_STORE),
-            cpus=self._host.cpus,
-            prepared=self._prepared,
-        )
 
     # Found
 
@@ -192,9 +165,7 @@ class Sessions:
 
     def _take_back(self, live: LiveSession, key: str) -> None:
         """Whoever moved its files into a layer was killed before it was one."""
-        from alcove.local import sealing
-
-        sealing.move_back(live.directory, self._store.layer(key))
+        self.move_back(live, key)
         live.record = replace(live.record, sealing=None)
         self.save(live)
         self.layers.remove(key)
@@ -214,7 +185,7 @@ class Sessions:
         """
         session_id = spec.session_id or f"s-{secrets.token_hex(6)}"
         key = secrets.token_hex(8)
-        launcher = self._launcher(key, spec)  # first: it begins while we prepare
+        launcher = self.cells.launcher(key, spec)  # first: it begins while we prepare
         try:
             row, record = self._reserve(session_id, key, spec, parent)
         except BaseException:
@@ -222,7 +193,8 @@ class Sessions:
             raise
         live = LiveSession(row, spec, replace(record, disk=enforced.disk), self._store.directory(key))
         try:
-            await self._start(live, enforced, launcher)
+            await self.cells.start(live, enforced, launcher, self.policies.early(live))
+            self._reap_some(launcher.pid)
             for mount in spec.mounts:
                 await self._mounter.attach(live, mount)
             await self.policies.open(live)
@@ -266,104 +238,6 @@ class Sessions:
             if processes.reap(pid):
                 self._children.append(pid)
         self._children.append(born)
-
-    async def _make_directories(
-        self, live: LiveSession, below: dict[str, tuple[str, ...]], own: str, *, fresh: bool = False
-    ) -> None:
-        """While the launcher is at work: it waits before the first step that needs them."""
-        fresh |= places.make(
-            live.directory,
-            f"{self._store.root}/layers",
-            below,
-            owned_root=live.record.root == OWNED,
-            owner=None if self._host.idmap else live.base_id,
-            own=own,
-        )
-        if fresh and live.record.layers and (outputs := self.layers.outputs(live.record.layers)):
-            from alcove.local import sealing
-
-            await asyncio.to_thread(sealing.bring_outputs, outputs, own)
-
-    def _launcher(self, key: str, spec: SandboxSpec) -> Launcher:
-        # a net namespace takes the kernel longest, and needs no plan
-        early = () if isinstance(spec.network_policy, Unrestricted) else ("network",)
-        try:
-            return Launcher(self._native, "warden", key, *early)
-        except OSError as error:
-            raise LifecycleError(f"the session could not be made: {error}") from None
-
-    async def _start(self, live: LiveSession, enforced: limits.Enforced, launcher: Launcher) -> None:
-        try:
-            below = self.layers.below(live.record.layers) if live.record.layers else {}
-            with await self._attached(live) as attached:
-                made = self._plan(live, enforced, below, attached.device if attached else None)
-                launcher.plan(made.encoded)
-                if attached is None:
-                    await self._make_directories(live, below, live.directory)
-                else:
-                    with attached.opened() as own:
-                        await self._make_directories(live, below, own, fresh=attached.fresh)
-                running = await launch(launcher, live.directory, self.policies.early(live))
-            live.record = replace(live.record, processes=running, isolation=made.isolation)
-            if live.record.root == OWNED or below:
-                overlays.check_overlays(running.warden)
-        except BaseException:
-            launcher.abandon()
-            live.drop_asked()
-            raise
-        self._reap_some(launcher.pid)
-
-    async def _attached(self, live: LiveSession) -> AbstractContextManager[disk.Disk | None]:
-        """The session's own disk, for whoever is to mount it."""
-        if not live.record.disk or live.spec.disk_mb is None:
-            return nullcontext()
-        megabytes, done = live.spec.disk_mb, ExitStack()
-        try:
-            return await beside(lambda _: done.enter_context(disk.attach(self._store.root, live.directory, megabytes)))
-        except asyncio.CancelledError:
-            done.close()  # it may have been attached all the same
-            raise
-
-    @asynccontextmanager
-    async def own_files(self, live: LiveSession) -> AsyncIterator[str]:
-        """The directory in which what the session's guest wrote lies, for as long as this lasts; under its lock."""
-        with await self._attached(live) as attached:
-            if attached is None:
-                yield live.directory
-                return
-            with attached.opened() as own:
-                yield own
-
-    def _plan(
-        self, live: LiveSession, enforced: limits.Enforced, below: dict[str, tuple[str, ...]], device: str | None
-    ) -> plan.LaunchPlan:
-        """What the launcher is to do, with the groups made."""
-        groups = cgroups.create(self._host.hierarchies, live.key, enforced.groups)
-        memory = self._config.memory_dir or f"{live.directory}/memory"
-        live.record = replace(
-            live.record,
-            groups=groups,
-            limits=enforced.told,
-            memory=memory,
-            idmap=self._host.idmap,
-        )
-        own = layout.SessionPlaces(
-            directory=f"{live.directory}/{disk.PLACE}" if device else live.directory,
-            layers=f"{self._store.root}/layers",
-            below=below,
-            memory=memory,
-            memory_is_own=self._config.memory_dir is None,
-            etc=self._etc[isinstance(live.spec.network_policy, Unrestricted)],
-            identity=etc.identity(live.key),
-            idmap=self._host.idmap,
-            base_id=live.base_id,
-            # memory that no kill frees: half of the limit, so that what runs has the rest
-            shm_bytes=enforced.groups.memory // 2 if enforced.groups.memory else None,
-            device=device,
-        )
-        owned = live.record.root == OWNED
-        shown = self.layout if owned == self.layout.owned else self._layout(owned=owned)
-        return plan.build(self._host, live.spec, shown, own, groups, enforced.resources, live.base_id)
 
     async def _discard(self, live: LiveSession) -> None:
         """Undo a provision that failed, whatever had been done; what cannot be undone now is left to the next sweep."""
@@ -452,12 +326,16 @@ class Sessions:
         attached = live.record.attached
         served = Egress(settings=live.record.egress.settings) if live.record.egress else None
         live.record = replace(live.record, attached=(), processes=None, egress=served, settled="", frozen=False)
-        suspension.forget_closed(live.directory)
         live.oom_kills = 0
         try:
+            suspension.forget_closed(live.directory)
             enforced = limits.decide(self._host, self._config, live.spec)
+            if not places.has_files(live.directory):
+                self._seek(live)
             await self._settle_layers(live)
-            await self._start(live, enforced, self._launcher(live.key, live.spec))
+            launcher = self.cells.launcher(live.key, live.spec)
+            await self.cells.start(live, enforced, launcher, self.policies.early(live))
+            self._reap_some(launcher.pid)
             for mount in attached:
                 await self._mounter.mount(live, mount, again=True)
             await self.policies.open(live)
@@ -494,7 +372,7 @@ class Sessions:
         from alcove.local.upkeep import Upkeep
 
         try:
-            return (await Upkeep(self._store).flatten(shortest),)
+            return (await Upkeep(self._store, self._config).flatten(shortest),)
         except OSError as error:
             raise SandboxIoError(f"{len(shortest)} layers cannot be flattened: {error.strerror}") from None
 
@@ -521,11 +399,14 @@ class Sessions:
 
         Raises:
             SessionNotFound: its files are gone, and it with them.
+            SandboxIoError: its directory cannot be opened.
         """
         try:
             fd = os.open(live.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except FileNotFoundError:
             raise SessionNotFound(live.id) from None
+        except OSError as error:
+            raise SandboxIoError(f"session `{live.id}` cannot be locked: {error.strerror}") from None
         try:
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -560,7 +441,7 @@ class Sessions:
         except SessionNotFound:
             row = self._store.find(live.id)
             if row is not None and row.ended is None:
-                await self._sweep_row(row)
+                await self.sweep_row(row)
         self._forget(live)
 
     def _forget(self, live: LiveSession) -> None:
@@ -580,10 +461,10 @@ class Sessions:
     def _take_name(self, live: LiveSession) -> None:
         """What is left of it after a kill -9 is then no session any more."""
         with suppress(FileNotFoundError):
-            os.rename(live.directory, f"{live.directory}{_ENDING}")
+            os.rename(live.directory, f"{live.directory}{ENDING}")
 
     async def _remove_files(self, live: LiveSession) -> None:
-        ending = f"{live.directory}{_ENDING}"
+        ending = f"{live.directory}{ENDING}"
         try:
             self._take_name(live)
             if not remove_tree(ending, budget=_REMOVE_INLINE):
@@ -608,35 +489,24 @@ class Sessions:
             return processes.start_time(maker.pid) != maker.started
         return not os.path.isdir(self._store.directory(row.key))
 
-    async def sweep(self) -> None:
-        """Take away what a kill -9 left half made or half removed."""
-        rows = self._store.sessions()
-        for row in rows:
-            if self.unmade(row):
-                await self._sweep_row(row)
-        await self._sweep_passing()
-        await self.layers.sweep({key for row in rows if (key := decoded(row)[1].sealing)})
-        if not self.layers.all_durable():
-            from alcove.local import chores
+    def move_back(self, live: LiveSession, name: str) -> bool:
+        """Give a session back what was moved into a layer; False: it has something else there already."""
+        from alcove.local import sealing
 
-            chores.nudge(self._store.root)
-        known = {row.key for row in rows}
-        for name in os.listdir(f"{self._store.root}/sessions"):
-            key = name.removesuffix(_ENDING)
-            if name != key and key not in known:
-                with suppress(OSError):  # somebody is at it, or it will be tried again
-                    await asyncio.to_thread(remove_tree, self._store.directory(name))
+        return sealing.move_back(live.directory, self._store.layer(name))
 
-    async def _sweep_passing(self) -> None:
-        """A fork that a kill -9 ended has left the snapshot that it took for itself."""
-        left = [one for one, pid, started in self.layers.table.passing() if processes.start_time(pid) != started]
-        for snapshot_id in left:
-            with self._store.transaction():
-                self.layers.table.remove(snapshot_id)
-        if left:
-            await self.layers.collect()
+    def _seek(self, live: LiveSession) -> None:
+        """Look for files that a session lacks in what was to be a layer and never became one; under its lock."""
+        for name in self.layers.stray():
+            if self.layers.owner(name) == live.key and self.move_back(live, name):
+                self.layers.remove(name)
 
-    async def _sweep_row(self, row: Row) -> None:
+    async def sweep_row(self, row: Row) -> None:
+        """Take away what is left of a session that nobody will finish making, or ending.
+
+        Raises:
+            LifecycleError: something of it cannot be removed.
+        """
         live = LiveSession(row, *decoded(row), self._store.directory(row.key))
         with self._claimed(live) as ours:
             if not ours:
@@ -652,7 +522,7 @@ class Sessions:
     @contextmanager
     def _claimed(self, live: LiveSession) -> Iterator[bool]:
         """Claim what is left of a session's directory, under either name; False when another process has it."""
-        for path in (live.directory, f"{live.directory}{_ENDING}"):
+        for path in (live.directory, f"{live.directory}{ENDING}"):
             try:
                 fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             except FileNotFoundError:

@@ -6,7 +6,7 @@ so in a transaction each: a layer that is being collected cannot be restored, an
 
 import secrets
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from msgspec import Struct, structs
@@ -186,12 +186,17 @@ class SnapshotTable:
         names = ", ".join(f"{name} = ?" for name in facts)
         self._store.write(f"UPDATE layers SET {names} WHERE key = ?", (*facts.values(), key))  # noqa: S608
 
-    def take_unused(self) -> list[str]:
-        """Take the layers out of the store that nobody uses, and return their keys: their directories are to go."""
+    def take_unused(self, first: Callable[[str], None]) -> list[str]:
+        """Take the layers out of the store that nobody uses, `first` doing with each what must come before.
+
+        Raises:
+            OSError: that could not be done; nothing was taken.
+        """
         with self._store.transaction():
             unused = "SELECT key FROM layers WHERE key NOT IN (SELECT layer FROM uses)"
             keys = [row[0] for row in self._store.rows(unused)]
             for key in keys:
+                first(key)
                 self._store.write("DELETE FROM layers WHERE key = ?", (key,))
         return keys
 

@@ -119,7 +119,7 @@ class Snapshots:
             raise
 
     async def _by_copying(self, live: LiveSession, name: str | None, progress: Progress | None) -> Snapshot:
-        async with suspension.held(live), self._sessions.own_files(live) as own:
+        async with suspension.held(live), self._sessions.cells.own_files(live) as own:
             copied = sealing.changed(own, owned_root=self._owned(live))
             outputs = self._has_outputs(live, own)
             if not copied and not outputs:

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 
 from alcove.contract import LifecycleError, SandboxError
-from alcove.local import layers, records
+from alcove.local import layers, records, reserve
+from alcove.local.config import LocalSandboxConfig
 from alcove.local.copies import beside
 from alcove.local.flattening import flatten_layers
 from alcove.local.layers import Layers
@@ -28,8 +29,9 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 class Upkeep:
     """The work that the layers of one store are waiting for."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, config: LocalSandboxConfig | None = None) -> None:
         self._store = store
+        self._config = config or LocalSandboxConfig()
         self._layers = Layers(store)
         self._table = self._layers.table
         self._hopeless: set[str] = set()
@@ -99,8 +101,10 @@ class Upkeep:
         await self._layers.ready(chain)
         key = secrets.token_hex(5)
         names = tuple(dict.fromkeys(name for layer in self._table.chain(chain) for name in layer.parts))
+        reserve.check(self._store.root, self._config)
+        advance = reserve.guarding(self._store.root, self._config, progress)
         with layers.made(self._store.layer(key)) as target:
-            await beside(lambda step: self._copy(chain, target, names, step), progress)
+            await beside(lambda step: self._copy(chain, target, names, step), advance)
             self._take_its_place(Layer(key, names, covers=tuple(chain), scanned=True))
         await self._layers.collect()
         return key

@@ -15,6 +15,7 @@ from alcove.local.cgroups import Groups
 from alcove.local.doctor.fsck.report import Damage, Patient, keep
 from alcove.local.sessions import decoded
 from alcove.local.store import Row
+from alcove.local.sweeping import sweep
 
 _ENDING = ".ending"
 
@@ -115,7 +116,7 @@ async def check_unmade(patient: Patient) -> AsyncIterator[Damage]:
     unmade = [row for row in store.sessions() if patient.sessions.unmade(row)]
     endings = _endings(store.root)
     if patient.repair and (unmade or endings):
-        await patient.sessions.sweep()
+        await sweep(patient.store, patient.sessions)
     for row in unmade:
         done = "removed" if _is_gone(patient, row) else ""
         yield Damage(id="unmade", what=f"session {row.id}", fact="was left half made, or half removed", done=done)
