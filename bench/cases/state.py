@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import subprocess
@@ -11,9 +12,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench.contender import COMMAND_SECONDS, Case, Contender, Metric, Rounds, Sample, WrongResultError
+from bench.contender import COMMAND_SECONDS, Case, Contender, Metric, Rounds, Sample, WrongResultError, run
 from bench.ground import Ground, remove
 from bench.hostview import guest_python
 from bench.local import Alcove
@@ -229,6 +231,87 @@ async def _many_kept(alcove: Alcove, count: int) -> None:
         await alcove.backend.snapshot(session.id)
 
 
+@dataclass(frozen=True)
+class Archive:
+    """What is packed and unpacked: a snapshot of a session, and the same files in a directory."""
+
+    snapshot: SandboxSnapshot
+    files: Path
+    place: Path
+    megabytes: float
+
+
+_TREE = Load("250 MB in 2,500 files", 2500, 100_000)
+
+
+@contextmanager
+def _archived(ground: Ground, alcove: Alcove, name: str) -> Iterator[Archive]:
+    place = ground.workspace("transfer", name)
+    with _loaded(alcove, _TREE) as snapshot:
+        files = place / "files"
+        files.mkdir()
+        run(_TREE.command(), cwd=files).checked()
+        yield Archive(snapshot, files, place, _TREE.files * _TREE.size / 1e6)
+    remove(place)
+
+
+@contextmanager
+def _tar_out(ground: Ground, alcove: Alcove) -> Iterator[Sample]:
+    with _archived(ground, alcove, "tar-out") as archive:
+        yield lambda: _rate(archive, f"tar -C {archive.files} -cf - . | zstd -q -3 -f -o {archive.place}/tree.zst")
+
+
+@contextmanager
+def _tar_in(ground: Ground, alcove: Alcove) -> Iterator[Sample]:
+    with _archived(ground, alcove, "tar-in") as archive:
+        _rate(archive, f"tar -C {archive.files} -cf - . | zstd -q -3 -f -o {archive.place}/tree.zst")
+        numbers = itertools.count()
+
+        def sample() -> Mapping[str, float]:
+            target = archive.place / f"into{next(numbers)}"
+            target.mkdir()
+            taken = _rate(archive, f"zstd -q -d -c {archive.place}/tree.zst | tar -C {target} -xf -")
+            remove(target)
+            return taken
+
+        yield sample
+
+
+def _rate(archive: Archive, script: str) -> Mapping[str, float]:
+    os.sync()
+    return {"throughput": archive.megabytes / run(["/bin/sh", "-ec", script]).checked().seconds}
+
+
+@contextmanager
+def _export(ground: Ground, alcove: Alcove) -> Iterator[Sample]:
+    with _archived(ground, alcove, "export") as archive:
+
+        def sample() -> Mapping[str, float]:
+            os.sync()
+            start = time.perf_counter_ns()
+            alcove.wait(alcove.backend.export_snapshot(archive.snapshot.snapshot_id, archive.place / "snapshot.tar"))
+            return {"throughput": archive.megabytes / ((time.perf_counter_ns() - start) / 1e9)}
+
+        yield sample
+
+
+@contextmanager
+def _import(ground: Ground, alcove: Alcove) -> Iterator[Sample]:
+    with _archived(ground, alcove, "import") as archive:
+        file = archive.place / "snapshot.tar"
+        alcove.wait(alcove.backend.export_snapshot(archive.snapshot.snapshot_id, file))
+
+        def sample() -> Mapping[str, float]:
+            os.sync()
+            start = time.perf_counter_ns()
+            came = alcove.wait(alcove.backend.import_snapshot(file))
+            seconds = (time.perf_counter_ns() - start) / 1e9
+            alcove.wait(alcove.backend.delete_snapshot(came.snapshot_id))
+            return {"throughput": archive.megabytes / seconds}
+
+        yield sample
+
+
 def _contenders(ground: Ground, rows: Sequence[tuple[str, Callable[[Alcove], object]]]) -> Iterator[Contender]:
     if ground.alcove is not None:
         for name, opened in rows:
@@ -260,7 +343,17 @@ def _reopen_contenders(ground: Ground) -> Iterator[Contender]:
     return _contenders(ground, [("alcove", lambda _: _reopen(ground))])
 
 
+def _export_contenders(ground: Ground) -> Iterator[Contender]:
+    return _contenders(ground, [(TAR_OUT, partial(_tar_out, ground)), ("alcove", partial(_export, ground))])
+
+
+def _import_contenders(ground: Ground) -> Iterator[Contender]:
+    return _contenders(ground, [(TAR_IN, partial(_tar_in, ground)), ("alcove", partial(_import, ground))])
+
+
 _TIME = (Metric("time", "ms"),)
+_THROUGHPUT = (Metric("throughput", "MB/s", "higher"),)
+TAR_OUT, TAR_IN = "tar | zstd", "zstd -d | tar"
 
 STATE_CASES = (
     Case("snapshot", "a snapshot of an idle session", _TIME, SMALL.name, Rounds(11, 3, 1), _snapshot_contenders),
@@ -284,6 +377,8 @@ STATE_CASES = (
         Rounds(3, 1, 0),
         _many_contenders,
     ),
+    Case("export", f"a snapshot of {_TREE.name} packed", _THROUGHPUT, TAR_OUT, Rounds(9, 3, 1), _export_contenders),
+    Case("import", "the same unpacked", _THROUGHPUT, TAR_IN, Rounds(9, 3, 1), _import_contenders),
     Case(
         "reopen",
         f"a store with {KEPT:,} sessions and {KEPT:,} snapshots, opened after a power cut",

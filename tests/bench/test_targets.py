@@ -25,6 +25,13 @@ PROMISED = {
     "egress-new": ("<=", 1.3),
     "egress-memory": ("<=", 1.0),
     "egress-descriptors": ("<=", 0),
+    "snapshot-small": ("<=", 10),
+    "snapshot-large": ("<=", 10),
+    "fork-small": ("<=", 1.3),
+    "fork-large": ("<=", 1.3),
+    "resume": ("<=", 1.5),
+    "forks": (">=", 1000),
+    "reopen": ("<=", 2),
 }
 
 
