@@ -244,6 +244,7 @@ class TestEndIfEmpty:
     async def test_one_with_a_process_stays(self, cell: Cell) -> None:
         number = mark()
         await cell.sh('sleep "$1" >/dev/null 2>&1 &', number)
+        await outside.one(number)
         reply = await freezer.end_if_empty(str(cell.directory))
         assert (reply.error, reply.step, reply.processes, reply.execs) == (errno.EBUSY, "processes", 1, 0)
         assert outside.bearing(number)

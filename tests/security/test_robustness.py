@@ -378,7 +378,7 @@ async def look(cell: Cell) -> dict[str, object]:
         "descriptors": sorted(outside.descriptors(pid)),
         "oom": outside.read(pid, "oom_score_adj"),
         "mounts": {place: options for place, options in outside.mounts(pid).items() if place != "/mnt/hostile"},
-        "hostname": (await cell.run("hostname")).stdout,
+        "hostname": (await cell.run("hostname")).stdout[: len("alcove-")],
         "keyring": outside.read(pid, "keys"),
         "umask": status.get("Umask"),
     }
@@ -386,6 +386,9 @@ async def look(cell: Cell) -> dict[str, object]:
 
 # What makes a store of today one of schema 1.
 STORE_1 = (
+    "DROP TABLE layers",
+    "DROP TABLE snapshots",
+    "DROP TABLE uses",
     """CREATE TABLE one (id TEXT PRIMARY KEY, key TEXT NOT NULL UNIQUE, slot INTEGER UNIQUE, spec BLOB NOT NULL,
     record BLOB NOT NULL, created REAL NOT NULL, ended REAL) STRICT, WITHOUT ROWID""",
     "INSERT INTO one SELECT id, key, slot, spec, record, created, ended FROM sessions",
