@@ -40,6 +40,19 @@ def test_create_ls_show_rm(alcove: Cli, tmp_path: Path) -> None:
     assert alcove.json("ls") == []
 
 
+@pytest.mark.parametrize("listing", ["ls", "tree", "snapshots"])
+def test_a_listing_puts_right_what_a_kill_left(alcove: Cli, listing: str) -> None:
+    alcove.create("--id", "whole")
+    left = [alcove.store / "sessions" / "0123456789abcdef.ending", alcove.store / "layers" / "0123456789"]
+    for path in left:
+        (path / "workspace").mkdir(parents=True)
+        (path / "workspace" / "file").touch()
+    alcove(listing)
+    assert not any(path.exists() for path in left)
+    assert alcove.out("exec", "whole", "--", "echo", "lives") == "lives\n"
+    alcove("rm", "whole")
+
+
 def test_an_id_in_use(alcove: Cli) -> None:
     alcove.create("--id", "box")
     assert alcove.refusal("create", "--id", "box") == "session id `box` is in use"

@@ -3,6 +3,7 @@
 import asyncio
 import signal
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from typing import Any
 
 from alcove.cli import allow
@@ -12,6 +13,7 @@ from alcove.contract import (
     ExecRequest,
     InvalidRequest,
     ResourceLimits,
+    SandboxError,
     SandboxSnapshot,
     SandboxSpec,
     SessionNotFound,
@@ -76,6 +78,13 @@ def _references(backend: TerminalSandbox) -> list[str]:
 def reference(snapshot: SandboxSnapshot) -> str:
     """Return what a person calls a snapshot: its name, or else its id."""
     return snapshot.metadata.get("name") or snapshot.snapshot_id
+
+
+async def recovered(backend: TerminalSandbox) -> TerminalSandbox:
+    """Return the backend once what a kill -9 or a power cut left is put right: a list shows what is whole."""
+    with suppress(OSError, SandboxError):  # what cannot be taken away now is no reason to show nothing
+        await backend.recover()
+    return backend
 
 
 def config(given: Given) -> LocalSandboxConfig:

@@ -5,7 +5,7 @@ import asyncio
 from alcove.cli import tables, values
 from alcove.cli.failures import FAILED, not_found, told, warn
 from alcove.cli.grammar import Given, Usage
-from alcove.cli.local import spec, with_backend
+from alcove.cli.local import recovered, spec, with_backend
 from alcove.contract import (
     FilesystemMount,
     SandboxError,
@@ -33,7 +33,8 @@ def ls(given: Given) -> int:
 
     async def work(backend: TerminalSandbox) -> int:
         labels = dict(given["label"]).items()
-        found = [session for session in backend.sessions(ended=given["all"]) if labels <= session.labels.items()]
+        listed = (await recovered(backend)).sessions(ended=given["all"])
+        found = [session for session in listed if labels <= session.labels.items()]
         if given["json"]:
             print(f"[{','.join(to_json(session).decode() for session in found)}]")
         elif given["quiet"]:

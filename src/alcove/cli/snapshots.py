@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from alcove.cli import tables
 from alcove.cli.failures import FAILED, told, warn
 from alcove.cli.grammar import Given, Usage
-from alcove.cli.local import reference, snapshot, with_backend
+from alcove.cli.local import recovered, reference, snapshot, with_backend
 from alcove.cli.progress import CopyBar
 from alcove.cli.values import shown_size
 from alcove.contract import InvalidRequest, SandboxSnapshot, to_json
@@ -31,7 +31,7 @@ def ls(given: Given) -> int:
     """List the snapshots."""
 
     async def work(backend: TerminalSandbox) -> int:
-        found = backend.snapshots()
+        found = (await recovered(backend)).snapshots()
         if given["json"]:
             print(f"[{','.join(to_json(one).decode() for one in found)}]")
         elif given["quiet"]:

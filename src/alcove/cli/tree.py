@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from alcove.cli.failures import colours, warn
 from alcove.cli.grammar import Given
-from alcove.cli.local import with_backend
+from alcove.cli.local import recovered, with_backend
 from alcove.cli.tables import style
 from alcove.cli.values import shown_size
 from alcove.local import LineageNode
@@ -26,7 +26,7 @@ def tree(given: Given) -> int:
     """Draw where sessions and snapshots come from."""
 
     async def work(backend: TerminalSandbox) -> int:
-        nodes = backend.lineage()
+        nodes = (await recovered(backend)).lineage()
         if given["json"]:
             from msgspec.json import encode
 
