@@ -3,7 +3,9 @@
 
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -57,3 +59,22 @@ async def test_a_whiteout_that_came_into_a_plain_directory_hides_nothing(backend
         await copy.out("echo made > sub/planted")
         async with begun(backend, await backend.snapshot(copy.id)) as grandchild:
             assert await grandchild.out("cat sub/planted") == "made\n"
+
+
+class TestWhereTheStoreLiesInTheRootItself:
+    """As the usual store of root's does: its layers then lie within a directory of the host's that is a layer too."""
+
+    @pytest.fixture
+    def store(self) -> Iterator[Path]:
+        with TemporaryDirectory(dir="/var/tmp", prefix="alcove-test-") as place:
+            yield Path(place) / "store"
+
+    async def test_changes_of_that_directory_are_captured_too(self, backend: LocalSandbox, cell: Cell) -> None:
+        await cell.out("mkdir /var/lib/alcove-test; echo one > /var/lib/alcove-test/f; rm -r /var/log")
+        snapshot = await backend.snapshot(cell.id)
+        async with begun(backend, snapshot) as copy:
+            await copy.out("echo two >> /var/lib/alcove-test/f; test ! -e /var/log; touch /var/cache/own; ls /var/lib")
+            async with begun(backend, await backend.snapshot(copy.id)) as grandchild:
+                assert await grandchild.out("cat /var/lib/alcove-test/f; test ! -e /var/log") == "one\ntwo\n"
+                assert await grandchild.out("stat -c %U /var/lib /var/lib/dpkg; ls /var/tmp") == "root\nroot\n"
+        assert not Path("/var/lib/alcove-test").exists()

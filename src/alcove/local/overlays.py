@@ -82,6 +82,10 @@ def owned(layout: Layout, places: SessionPlaces) -> Iterator[bytes]:
     flags = Tree.HOST | Tree.IDMAP | Tree.NOSUID | Tree.NODEV | Tree.STAGE | Tree.RDONLY | Tree.NOT_RECURSIVE
     for part in parts.owned() if layout.owned else ():
         yield operation(Kind.TREE, part.target, part.target, flags=flags)
+        if part.name in places.below and f"{os.path.realpath(places.layers)}/".startswith(f"{part.target}/"):
+            # no layer may lie within another (ELOOP): by way of an overlay of its own the host's is another file system
+            lower = f"{part.target}:{part.target.lstrip('/')}"
+            yield operation(Kind.OVERLAY, part.target, lower, flags=_READ_ONLY | Tree.STAGE)
         yield from writable(part, places, part.target)
 
 
