@@ -40,6 +40,13 @@ async def test_apt_get_install_in_an_owned_root(tmp_path: Path) -> None:
         assert result.success, result.stdout[-2000:] + result.stderr[-2000:]
         assert (await backend.exec(session.id, ExecRequest("hello"))).stdout == "Hello, world!\n"
         assert host_state() == before
+        fork = await backend.fork(session.id)
         await backend.terminate(session.id)
+        assert (await backend.exec(fork.id, ExecRequest("hello"))).stdout == "Hello, world!\n"
+        removed = await backend.exec(fork.id, ExecRequest("apt-get", ["purge", "-y", "-qq", PACKAGE], timeout=120))
+        assert removed.success, removed.stdout[-2000:] + removed.stderr[-2000:]
+        assert (await backend.exec(fork.id, ExecRequest("hello"))).exit_code == 127
+        assert host_state() == before
+        await backend.terminate(fork.id)
     await backend.aclose()
     assert host_state() == before
