@@ -53,26 +53,26 @@ async def changes(
 async def apply(sessions: Sessions, session_id: str, paths: Paths, target: str | None) -> Applied:
     """Write a session's changes to the host; see `LocalSandbox.apply`."""
     live = sessions.live(session_id)
-    async with live.lock, sessions.locked(live):
-        sessions.refresh(live)
-        choice = _one(live, _chosen(live, paths, target), "apply")
-        async with at_rest(sessions, live, choice.mount.target):
-            with _by_us():
+    with _by_us():
+        async with live.lock, sessions.locked(live):
+            sessions.refresh(live)
+            choice = _one(live, _chosen(live, paths, target), "apply")
+            async with at_rest(sessions, live, choice.mount.target):
                 return await beside(lambda _: _apply(live.directory, choice))
 
 
 async def discard(sessions: Sessions, mounter: Mounter, session_id: str, target: str | None) -> None:
     """Forget a session's changes; see `LocalSandbox.discard`."""
     live = sessions.live(session_id)
-    async with live.lock, sessions.locked(live):
-        sessions.refresh(live)
-        mount = _one(live, _chosen(live, None, target), "discard").mount
-        await end_cell(sessions, live, mount.target)
-        fresh = replace(mount, layer=mounter.layer(live, mount.source))
-        attached = tuple(fresh if other.layer == mount.layer else other for other in live.record.attached)
-        live.record = replace(live.record, attached=attached)
-        sessions.save(live)  # from here on the changes are gone, whatever happens
-        with _by_us():
+    with _by_us():
+        async with live.lock, sessions.locked(live):
+            sessions.refresh(live)
+            mount = _one(live, _chosen(live, None, target), "discard").mount
+            await end_cell(sessions, live, mount.target)
+            fresh = replace(mount, layer=mounter.layer(live, mount.source))
+            attached = tuple(fresh if other.layer == mount.layer else other for other in live.record.attached)
+            live.record = replace(live.record, attached=attached)
+            sessions.save(live)  # from here on the changes are gone, whatever happens
             await beside(lambda _: _remove(uppers.unused(live.directory, attached)))
 
 
