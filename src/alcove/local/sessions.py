@@ -406,12 +406,14 @@ class Sessions:
         except FileNotFoundError:
             raise SessionNotFound(live.id) from None
         except OSError as error:
-            raise SandboxIoError(f"session `{live.id}` cannot be locked: {error.strerror}") from None
+            raise _unlockable(live, error) from None
         try:
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 await asyncio.to_thread(fcntl.flock, fd, fcntl.LOCK_EX)
+            except OSError as error:
+                raise _unlockable(live, error) from None
             yield
         finally:
             os.close(fd)
@@ -548,6 +550,10 @@ class Sessions:
             awake = processes.alive(record.processes) and not record.frozen
             state = SandboxState.RUNNING if awake else SandboxState.SUSPENDED
         return records.as_session(row.id, spec, record, state, self._store.directory(row.key))
+
+
+def _unlockable(live: LiveSession, error: OSError) -> SandboxIoError:
+    return SandboxIoError(f"session `{live.id}` cannot be locked: {error.strerror}; try again")
 
 
 def snapshot_of(spec: SandboxSpec) -> str | None:
