@@ -1,6 +1,5 @@
 """Mounts that lie nowhere: a descriptor leads to what is in them, and they are gone with it."""
 
-import ctypes
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -37,6 +36,8 @@ def mounted(kind: str, options: Mapping[str, str | None]) -> Iterator[str]:
 
 
 def _call(number: int, *arguments: int | bytes | None) -> int:
+    import ctypes  # a tenth of what an exec loads, for what few sessions need
+
     result: int = ctypes.CDLL(None, use_errno=True).syscall(number, *arguments)
     if result < 0:
         error = ctypes.get_errno()

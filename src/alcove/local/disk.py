@@ -6,8 +6,6 @@ only it can see it; the host reaches what is in it by way of a mount of its own,
 
 import os
 import secrets
-import shutil
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Self
@@ -46,6 +44,8 @@ def refusal(*, root: bool) -> str:
         return "loop devices are root's: run as root"
     if not os.path.exists(loopback.CONTROL):
         return f"there is no {loopback.CONTROL}: load the module (`modprobe loop`), or give the container the device"
+    import shutil
+
     missing = [name for name in (_MAKE, _CHECK) if shutil.which(name, path=_PATH) is None]
     return f"{' and '.join(missing)} not found: install e2fsprogs" if missing else ""
 
@@ -134,6 +134,9 @@ def _check(image: str) -> None:
 
 
 def _run(program: str, *arguments: str, most: int = 0) -> None:
+    import shutil
+    import subprocess
+
     command = [shutil.which(program, path=_PATH) or program, *arguments]
     try:
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=_WITHIN_S, check=False)

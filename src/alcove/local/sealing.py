@@ -12,8 +12,6 @@ from alcove.local import layers, parts
 from alcove.local.layers import OWNER
 from alcove.local.parts import OUTPUTS, Part
 from alcove.state.contents import Progress
-from alcove.state.copying import copy_tree
-from alcove.state.scan import clean, scan
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -75,6 +73,8 @@ def copy(directory: str, layer: int, copied: list[Part], progress: Progress | No
         OSError: something cannot be read or written, for instance for want of space.
         LifecycleError: the tree changed meanwhile.
     """
+    from alcove.state.copying import copy_tree
+
     for part in copied:
         source = os.open(f"{directory}/{part.upper}", _DIRECTORY)
         try:
@@ -94,6 +94,8 @@ def copy_outputs(directory: str, layer: int, progress: Progress | None = None) -
         OSError: as `copy`.
         LifecycleError: as `copy`.
     """
+    from alcove.state.scan import clean, scan
+
     copy(directory, layer, [OUTPUTS], progress)
     target = layers.open_part(layer, OUTPUTS.name)
     try:
@@ -110,6 +112,8 @@ def bring_outputs(source: str, directory: str) -> None:
         OSError: as `copy`.
         LifecycleError: as `copy`.
     """
+    from alcove.state.copying import copy_tree
+
     reading = os.open(source, _DIRECTORY)
     try:
         writing = os.open(f"{directory}/{OUTPUTS.upper}", _DIRECTORY)
