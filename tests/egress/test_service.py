@@ -176,7 +176,7 @@ print(longest)
 """
 
 
-async def test_it_is_back_within_a_second_under_load(net: Net) -> None:
+async def test_it_is_back_under_load(net: Net) -> None:
     server = net.world.stream("web.test")
     async with net.session(server.place.authority) as guest, net.session(server.place.authority) as other:
         service = await net.served()
@@ -200,7 +200,7 @@ async def test_it_is_back_within_a_second_under_load(net: Net) -> None:
             for each in load:
                 each.cancel()
             await asyncio.gather(*load, return_exceptions=True)
-        assert max(longest) < 1 + outside.SLACK, longest
+        assert max(longest) < outside.SOON, longest
         started = await net.served()
         assert started != service
         before = descriptors(started)
