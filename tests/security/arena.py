@@ -102,7 +102,7 @@ class Counter:
 
     def count(self) -> int:
         """Return how often it was reached, what waits in its queue included: a mark of ours comes behind that."""
-        # counted, not remembered by its port: the kernel gives the port of an earlier mark to somebody else's connection
+        # counted, not remembered by port: the kernel gives the port of an earlier mark to somebody else
         before = len(self.peers)
         with socket.create_connection(self.place, timeout=10) as connection:
             mark = (connection.getsockname()[0], connection.getsockname()[1])
