@@ -26,7 +26,16 @@ def read(pid: int, name: str) -> str:
 
 
 def command_line(pid: int) -> list[str]:
-    return read(pid, "cmdline").split("\0")[:-1]
+    """Return the arguments; a process amid execve has none for a moment, and is looked at until it has."""
+    deadline = time.monotonic() + SOON
+    while not (found := read(pid, "cmdline")) and _has_memory(pid) and time.monotonic() < deadline:
+        time.sleep(0)
+    return found.split("\0")[:-1]
+
+
+def _has_memory(pid: int) -> bool:
+    """Tell whether a process has an address space; zombies and the kernel's threads have none."""
+    return read(pid, "statm").partition(" ")[0] not in ("", "0")
 
 
 def bearing(mark: str) -> list[int]:
@@ -89,9 +98,10 @@ async def until(condition: Callable[[], object], what: str = "", within: float =
 
 async def one(mark: str) -> int:
     """Return the one process that bears `mark`, as soon as it is there."""
-    await until(lambda: bearing(mark), f"nothing bears {mark}")
-    found = bearing(mark)
-    assert len(found) == 1, found
+    deadline = time.monotonic() + SOON
+    while len(found := bearing(mark)) != 1:
+        assert time.monotonic() < deadline, f"not one bears {mark}: {found}"
+        await asyncio.sleep(0.01)
     return found[0]
 
 
