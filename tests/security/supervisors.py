@@ -8,11 +8,22 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from alcove.contract import Limited, SandboxSpec
 from alcove.local import LocalSandbox, LocalSandboxConfig, native
 from tests.local import outside
 
 CLOSED = SandboxSpec(network_policy=Limited(allowed_hosts=[]))
+#: How many times a test strikes at each of its points: `make soak` takes the whole count.
+SAMPLE, WHOLE = 1, 20
+counted = pytest.mark.parametrize(
+    "times",
+    [
+        pytest.param(SAMPLE, id="sample", marks=[pytest.mark.timeout(300)]),
+        pytest.param(WHOLE, id="whole", marks=[pytest.mark.soak, pytest.mark.timeout(7200)]),
+    ],
+)
 
 
 def groups_of(key: str) -> list[str]:

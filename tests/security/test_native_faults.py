@@ -10,7 +10,7 @@ from alcove.contract import ExecRequest, LifecycleError
 from alcove.local import plan
 from alcove.local.operations import Kind, operation
 from tests.local import outside
-from tests.security.supervisors import CLOSED, groups_of, new_backend, processes_of
+from tests.security.supervisors import CLOSED, counted, groups_of, new_backend, processes_of
 
 pytestmark = [pytest.mark.security]
 
@@ -26,11 +26,17 @@ def keys(store: Path) -> set[str]:
     return {path.name.partition(".")[0] for path in (store / "sessions").iterdir()}
 
 
+@counted
 @pytest.mark.parametrize("action", ["kill9", "error"])
 @pytest.mark.parametrize("point", POINTS)
 async def test_sr01_a_launcher_that_dies_leaves_nothing(
-    store: Path, faulty: Path, monkeypatch: pytest.MonkeyPatch, point: str, action: str
+    store: Path, faulty: Path, monkeypatch: pytest.MonkeyPatch, point: str, action: str, times: int
 ) -> None:
+    for _ in range(times):
+        await dies(store, faulty, monkeypatch, point, action)
+
+
+async def dies(store: Path, faulty: Path, monkeypatch: pytest.MonkeyPatch, point: str, action: str) -> None:
     build, made = plan.build, set[str]()
 
     def with_fault(host: object, spec: object, layout: object, places: object, *rest: object) -> plan.LaunchPlan:

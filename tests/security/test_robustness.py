@@ -38,7 +38,7 @@ from tests.security.cells import Cell
 from tests.security.conftest import MakeCell
 from tests.security.corpus import compile_one
 from tests.security.driver import SESSION
-from tests.security.supervisors import CLOSED, Supervisors, groups_of, new_backend
+from tests.security.supervisors import CLOSED, Supervisors, counted, groups_of, new_backend
 from tools.seccomp import policy
 
 pytestmark = [pytest.mark.security, pytest.mark.user]
@@ -67,19 +67,36 @@ async def usable_or_absent(store: Path) -> str:
 
 
 class TestSr01:
-    async def test_sr01_killed_at_any_point_of_create(self, supervisors: Supervisors) -> None:
+    @counted
+    async def test_sr01_killed_at_any_point_of_create(self, supervisors: Supervisors, times: int) -> None:
         total = supervisors.struck("create", 0, "kill")
         assert total["error"] is None
         assert await usable_or_absent(supervisors.store) == "usable"
         await supervisors.nothing_is_left(set())
         found = set()
-        for at in range(1, total["events"] + 1):
+        for at in [*range(1, total["events"] + 1)] * times:
             killed = supervisors.struck("create", at, "kill")["killed"]
             keys = supervisors.keys()
             found.add(await usable_or_absent(supervisors.store))
             await supervisors.nothing_is_left(keys)
             assert killed or at > total["events"] - 5, at
         assert "absent" in found
+
+    @counted
+    async def test_sr01_killed_at_any_point_of_exec(self, supervisors: Supervisors, times: int) -> None:
+        """The session outlives the one who asked, and what was asked ends with him."""
+        supervisors.struck("create", 0, "kill")
+        total = supervisors.struck("use", 0, "kill")["events"]
+        assert total > 5
+        points = [(at, "kill") for at in range(1, total + 1)] + [(0, f"after:{step * 0.0003}") for step in range(1, 13)]
+        for at, kind in points * times:
+            supervisors.struck("use", at, kind)
+            backend = new_backend(supervisors.store)
+            assert (await backend.exec(SESSION, ExecRequest("true", timeout=20))).success
+            await backend.aclose()
+        keys = supervisors.keys()
+        assert await usable_or_absent(supervisors.store) == "usable"
+        await supervisors.nothing_is_left(keys)
 
     async def test_sr01_killed_at_any_time_of_create(self, supervisors: Supervisors) -> None:
         for step in range(1, 31):
@@ -128,12 +145,13 @@ class TestSr02:
 
 
 class TestSr04:
-    async def test_sr04_killed_at_any_point_of_terminate(self, supervisors: Supervisors) -> None:
+    @counted
+    async def test_sr04_killed_at_any_point_of_terminate(self, supervisors: Supervisors, times: int) -> None:
         supervisors.struck("create", 0, "kill")
         total = supervisors.struck("terminate", 0, "kill")["events"]
         supervisors.forget()
         assert total > 10
-        for at in range(1, total + 1):
+        for at in [*range(1, total + 1)] * times:
             supervisors.struck("create", 0, "kill")
             keys = supervisors.keys()
             supervisors.struck("terminate", at, "kill")

@@ -11,14 +11,13 @@ from alcove.contract import ExecRequest, SandboxError
 from alcove.local import LocalSandbox
 from tests.conftest import PlainUser
 from tests.security.driver import FIRST, LOOK, SECOND, SESSION, archive_of
-from tests.security.supervisors import CLOSED, Supervisors, new_backend
+from tests.security.supervisors import CLOSED, SAMPLE, Supervisors, counted, new_backend
 
 pytestmark = [pytest.mark.security, pytest.mark.user]
 
 DEEDS = ("snapshot", "fork", "begin", "come", "sleep", "end")
-#: Each n-th event; `make soak` takes them all, so often.
+#: A sample takes each n-th event; `make soak` takes them all.
 STEP = 2
-REPEATS = 20
 
 
 class World:
@@ -116,13 +115,14 @@ async def struck_everywhere(
     return found, foreign
 
 
-@pytest.mark.timeout(300)
+@counted
 @pytest.mark.parametrize("deed", DEEDS)
-async def test_sr01_killed_at_any_point(supervisors: Supervisors, deed: str) -> None:
-    found, _ = await struck_everywhere(supervisors, deed, "kill", STEP)
-    assert SESSION in found
-    if wanted := {"snapshot": "driven", "fork": "forked", "begin": "begun", "come": "came"}.get(deed):
-        assert wanted in found  # what was committed is there
+async def test_sr01_killed_at_any_point(supervisors: Supervisors, deed: str, times: int) -> None:
+    for _ in range(times):
+        found, _ = await struck_everywhere(supervisors, deed, "kill", STEP if times == SAMPLE else 1)
+        assert SESSION in found
+        if wanted := {"snapshot": "driven", "fork": "forked", "begin": "begun", "come": "came"}.get(deed):
+            assert wanted in found  # what was committed is there
 
 
 @pytest.mark.timeout(300)
@@ -150,12 +150,17 @@ def files_of(project: Path) -> dict[str, str]:
     return {str(path.relative_to(project)): path.read_text() for path in project.rglob("*") if path.is_file()}
 
 
-@pytest.mark.timeout(300)
+@counted
 @pytest.mark.parametrize("kind", ["kill", "ENOSPC", "EMFILE"])
 async def test_sr01_applying_struck_at_any_point_can_be_done_again(
-    supervisors: Supervisors, plain_user: PlainUser, kind: str
+    supervisors: Supervisors, plain_user: PlainUser, kind: str, times: int
 ) -> None:
     """Every file of the project is the old or the new one, and applying once more ends what was begun."""
+    for _ in range(times):
+        await applied_everywhere(supervisors, plain_user, kind, STEP if times == SAMPLE else 1)
+
+
+async def applied_everywhere(supervisors: Supervisors, plain_user: PlainUser, kind: str, step: int) -> None:
     project, seen, at, total = Path(f"{supervisors.store}.project"), set(), 1, 1
     while at <= total:
         lay(project, plain_user)
@@ -165,7 +170,7 @@ async def test_sr01_applying_struck_at_any_point_can_be_done_again(
             assert said["error"] is None, said
             total = said["events"]
         else:
-            at += STEP
+            at += step
         assert not (said.get("error") or "").startswith("!"), said
         found = files_of(project)
         seen.add(len(found.items() & AFTER.items()))
@@ -188,11 +193,3 @@ async def test_sr01_applying_struck_at_any_point_can_be_done_again(
         await supervisors.nothing_is_left(keys)
     assert total > 10
     assert len(seen) > 2 or kind != "kill"  # it was struck before, in the middle and after
-
-
-@pytest.mark.soak
-@pytest.mark.timeout(7200)
-@pytest.mark.parametrize("deed", DEEDS)
-async def test_sr01_killed_at_every_point_twenty_times(supervisors: Supervisors, deed: str) -> None:
-    for _ in range(REPEATS):
-        await struck_everywhere(supervisors, deed, "kill", 1)
