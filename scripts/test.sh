@@ -17,7 +17,9 @@ case $suite in
 esac
 # Files side by side: most tests wait for processes. Mutants and long counts have the machine to themselves.
 workers=$(nproc)
-[ "$suite" = test ] && parallel=(-n "$((workers < 4 ? workers : 4))" --dist loadfile) || parallel=()
+[ "$suite" = test ] && options=(-n "$((workers < 4 ? workers : 4))" --dist loadfile) || options=()
+# what is counted for hours is not stuck: no stacks every so often
+[ "$suite" != soak ] || options+=(-o faulthandler_timeout=0)
 limit=${ALCOVE_TEST_LIMIT:-$([ "$suite" = soak ] && echo 21600 || echo 1500)} # seconds for a half
 
 [ "$suite" != test ] || scripts/test-setup.sh
@@ -50,7 +52,7 @@ half_here() {
   local name=$1 code=0
   shift
   echo "== $suite: as $(id -un)"
-  timeout --foreground --kill-after=30 "$limit" "$python" -m pytest -m "$selection" "${parallel[@]}" \
+  timeout --foreground --kill-after=30 "$limit" "$python" -m pytest -m "$selection" "${options[@]}" \
     --junitxml="$results/$name.xml" "$@" || code=$?
   note "$name" "$code"
 }
@@ -89,7 +91,7 @@ half_as_user() {
     cd "$user_tree"
     exec timeout --foreground --kill-after=30 "$limit" \
       setpriv --reuid "$ALCOVE_TEST_USER" --regid "$(id -g "$ALCOVE_TEST_USER")" --init-groups --inh-caps=-all \
-      env -i "${theirs[@]}" "$ALCOVE_TEST_USER_PYTHON" -m pytest -m "user and ($selection)" "${parallel[@]}" \
+      env -i "${theirs[@]}" "$ALCOVE_TEST_USER_PYTHON" -m pytest -m "user and ($selection)" "${options[@]}" \
       -o cache_dir="$run/cache/pytest" --basetemp="$run/tmp/pytest" --junitxml="$run/results/user.xml" "$@"
   ) || code=$?
   [ ! -f "$run/results/user.xml" ] || cp -P "$run/results/user.xml" "$results/user.xml"

@@ -96,25 +96,14 @@ async def until(condition: Callable[[], object], what: str = "", within: float =
         await asyncio.sleep(0.01)
 
 
-async def one(mark: str) -> int:
-    """Return the one process that bears `mark`, as soon as it is there."""
+async def one(mark: str, program: str | None = None) -> int:
+    """Return the one process that bears `mark` (and is of `program`), as soon as there is just one."""
     deadline = time.monotonic() + SOON
-    while len(found := bearing(mark)) != 1:
-        assert time.monotonic() < deadline, f"not one bears {mark}: {found}"
+    while len(found := [pid for pid in bearing(mark) if program in {None, *command_line(pid)[:1]}]) != 1:
+        assert time.monotonic() < deadline, f"not one {program or 'process'} bears {mark}: {found}"
         await asyncio.sleep(0.01)
     return found[0]
 
 
 async def gone(mark: str, within: float = SOON) -> None:
     await until(lambda: not bearing(mark), f"{mark}: {bearing(mark)} still there", within)
-
-
-async def one_of(mark: str, program: str) -> int:
-    """Return the one process of `program` that bears `mark`, as soon as it is there."""
-
-    def found() -> list[int]:
-        return [pid for pid in bearing(mark) if command_line(pid)[:1] == [program]]
-
-    await until(found, f"no {program} bears {mark}")
-    (pid,) = found()
-    return pid
