@@ -30,6 +30,7 @@ def test_commands_options_and_ids(alcove: Cli) -> None:
     # the shell's own file names
     assert offered(alcove, "run", "--mount", "") == offered(alcove, "run", "--", "l") == []
     assert offered(alcove, "mount", "box-1", "") == offered(alcove, "frob", "") == []
+    assert offered(alcove, "import", "") == offered(alcove, "export", "base", "") == []
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

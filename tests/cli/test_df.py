@@ -1,12 +1,17 @@
 """`alcove df`."""
 
+import asyncio
 import os
 import pty
 import subprocess
+import time
+from collections.abc import Callable, Coroutine
 
 import pytest
 
+from alcove.cli import df
 from alcove.cli.df import size
+from alcove.cli.table import COMMANDS
 from tests.cli.cli import WITHIN, Cli, read_until
 
 pytestmark = pytest.mark.user
@@ -57,3 +62,18 @@ def test_on_a_terminal_there_is_a_bar(alcove: Cli) -> None:
 )
 def test_sizes_for_people(count: int, text: str) -> None:
     assert size(count) == text
+
+
+def test_it_ends_when_it_is_not_wanted_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Endless:
+        def usage(self, looked: Callable[[int], None]) -> None:
+            while True:
+                looked(1)
+                time.sleep(0.01)
+
+    def hurried(_given: object, work: Callable[[object], Coroutine[object, object, int]]) -> int:
+        return asyncio.run(asyncio.wait_for(work(Endless()), 0.1))
+
+    monkeypatch.setattr(df, "with_backend", hurried)
+    with pytest.raises(TimeoutError):
+        df.df(COMMANDS.parse(["df", "--json"]))

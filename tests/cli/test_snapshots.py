@@ -72,7 +72,8 @@ def test_snapshots_are_listed_and_shown(alcove: Cli, work: str) -> None:
         first,
         f"by  session {work}",
     )
-    assert alcove.json("snapshots", "show", "base")["snapshot_id"] == first
+    base = alcove.json("snapshots", "show", "base")
+    assert (base["snapshot_id"], [user["id"] for user in base["used_by"]]) == (first, [work, second])
 
 
 def test_a_snapshot_is_named_and_renamed(alcove: Cli, work: str) -> None:
@@ -140,6 +141,12 @@ def test_a_fork_is_as_its_session_but_for_what_is_said(alcove: Cli, work: str, t
     change(alcove, "other")
     assert note(alcove, "third") == "kept\n"
 
+    # nothing that is asked for is left out in silence
+    words = ["--id", "fourth", "--disk", "64M", "--idle-timeout", "1h", "--best-effort", "--no-mounts"]
+    assert alcove.out("fork", "box", *words) == "fourth\n"
+    limits = {part.partition("=")[0] for part in alcove.json("show", "fourth")["metadata"]["limits"].split(",")}
+    assert {"disk_mb", "idle_timeout"} <= limits
+
 
 def test_a_fork_that_cannot_be(alcove: Cli, work: str) -> None:
     assert alcove.refusal("fork", "wrok") == "sandbox session `wrok` was not found\n  did you mean `work`?"
@@ -164,10 +171,12 @@ def test_a_reference_that_names_nothing(alcove: Cli, work: str) -> None:
         ["snapshots", "rm", "bade"],
         ["run", "--from", "bade", "--", "true"],
         ["create", "--from", "bade"],
+        ["export", "bade", "archive"],
     ):
         assert alcove.refusal(*words) == "there is no snapshot `bade`\n  did you mean `base`?"
     assert "there are: base (`alcove snapshots`)" in alcove.refusal("run", "--from", "zzz", "--", "true")
-    assert alcove.refusal("show", "base").endswith("it is a snapshot: alcove snapshots show base")
+    for words in (["show", "base"], ["rm", "base"]):
+        assert alcove.refusal(*words).endswith("it is a snapshot: alcove snapshots show base")
     assert "alcove snapshot work" in alcove.refusal("snapshots", "show", work)
     alcove.refusal("create", "--from", "\udcff")
 

@@ -415,3 +415,23 @@ async def test_a_tool_works_in_a_fork(backend: LocalSandbox, tool: str) -> None:
             assert worked.success, worked
         again = await cell.sh(f"set -e; {AFTER[tool]}", timeout=100)
         assert again.success, again
+
+
+async def test_a_fork_that_is_made_is_somebodys(
+    backend: LocalSandbox, cell: Cell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cancelled when all was done but to return it: whoever asked has it, or there is none."""
+    watch = backend._sessions.watch
+
+    async def then_cancel(made: Any) -> None:
+        await watch(made)
+        asyncio.get_running_loop().call_soon(forking.cancel)
+
+    monkeypatch.setattr(backend._sessions, "watch", then_cancel)
+    forking = asyncio.ensure_future(backend.fork(cell.id))
+    await asyncio.wait([forking])
+    had = [] if forking.cancelled() else [forking.result().id]
+    assert {session.id for session in backend.sessions()} == {cell.id, *had}
+    assert backend.snapshots() == []
+    for session_id in had:
+        await backend.terminate(session_id)

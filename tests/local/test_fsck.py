@@ -392,3 +392,14 @@ async def test_a_group_of_an_ended_session_goes_with_its_processes(world: World)
 
 def groups(key: str) -> list[Path]:
     return [Path(where) for where, _, _ in os.walk("/sys/fs/cgroup") if where.endswith(f"/alcove-{key}")]
+
+
+def test_a_damaged_database_is_told_with_the_next_step(tmp_path: Path) -> None:
+    Store(str(tmp_path)).close()
+    with open(tmp_path / "store.db", "r+b") as file:
+        file.seek(4096)
+        file.write(b"\xff" * (os.path.getsize(tmp_path / "store.db") - 4096))
+    store = Store(str(tmp_path))
+    with pytest.raises(SandboxIoError, match="`alcove doctor --store` tells"):
+        store.sessions()
+    store.close()

@@ -26,6 +26,7 @@ from alcove.contract.types import ExecRequest, FilesystemMount
 from alcove.local.backend import LocalSandbox
 from alcove.local.config import LocalSandboxConfig
 from alcove.local.launch import Launcher
+from alcove.local.store import Row
 from alcove.testing import no_leaks
 from tests.local import outside
 from tests.local.cell import Cell, live, mark
@@ -392,3 +393,19 @@ async def test_what_is_not_there_says_so(backend: LocalSandbox, cell: Cell) -> N
         await backend.provision(SandboxSpec(rootfs="image:debian", network_policy=Limited()))
     with pytest.raises(Unsupported, match=r"^backend `local` does not support checkpoints"):
         await backend.checkpoint(cell.id)
+
+
+async def test_what_cannot_be_swept_keeps_nothing_else(backend: LocalSandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    swept = []
+
+    async def refuse(row: Row) -> None:
+        swept.append(row.id)
+        raise LifecycleError(f"{row.id} stays")
+
+    async with live(backend), live(backend):
+        with monkeypatch.context() as patch:
+            patch.setattr(backend._sessions, "unmade", lambda _: True)
+            patch.setattr(backend._sessions, "sweep_row", refuse)
+            with pytest.raises(LifecycleError, match="stays"):
+                await backend.recover()
+    assert len(swept) == 2

@@ -218,6 +218,10 @@ async def test_paths_choose(box: Cell) -> None:
         await box.backend.changes(box.id, ["/elsewhere"])
     with pytest.raises(InvalidRequest, match="lies in no copy-on-write mount"):
         await box.backend.changes(box.id, ["/project/../etc"])
+    for paths, reason in (([], "no path"), ([""], "an empty path"), ("sub", r'write \["sub"\]'), (b"sub", "a list")):
+        for call in (box.backend.changes, box.backend.apply):
+            with pytest.raises(InvalidRequest, match=reason):
+                await call(box.id, paths)
 
 
 async def test_several_mounts(backend: LocalSandbox, make_project: Make) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -110,3 +111,19 @@ async def test_an_end_among_them_is_the_end(backend: LocalSandbox, cell: Cell, s
     for snapshot in backend.snapshots():
         await backend.delete_snapshot(snapshot.snapshot_id)
     assert list((store / "layers").iterdir()) == []
+
+
+async def test_those_who_wait_for_a_session_hold_nobody_up(backend: LocalSandbox, cell: Cell) -> None:
+    """Whoever has the session's lock copies in a thread: those who wait for the lock must not have taken them all."""
+    await cell.out("echo out > /mnt/session/outputs/file")
+    others = [LocalSandbox(backend.config) for _ in range(6)]
+    loop = asyncio.get_running_loop()
+    with ThreadPoolExecutor(2) as few:
+        loop.set_default_executor(few)
+        try:
+            taken = await asyncio.wait_for(asyncio.gather(*(other.snapshot(cell.id) for other in others)), 60)
+        finally:
+            loop.set_default_executor(ThreadPoolExecutor())
+    assert len({snapshot.snapshot_id for snapshot in taken}) == 6
+    for other in others:
+        await other.aclose()

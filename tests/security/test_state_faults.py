@@ -125,11 +125,19 @@ async def test_sr01_killed_at_any_point(supervisors: Supervisors, deed: str, tim
             assert wanted in found  # what was committed is there
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.parametrize(
+    "step",
+    [
+        pytest.param(2 * STEP, id="sample", marks=[pytest.mark.timeout(300)]),
+        pytest.param(1, id="whole", marks=[pytest.mark.soak, pytest.mark.timeout(7200)]),
+    ],
+)
 @pytest.mark.parametrize("kind", ["ENOSPC", "EMFILE", "EROFS"])
 @pytest.mark.parametrize("deed", ["snapshot", "fork", "begin", "come", "sleep"])
-async def test_sr08_an_error_anywhere_is_ours_and_loses_nothing(supervisors: Supervisors, deed: str, kind: str) -> None:
-    _, foreign = await struck_everywhere(supervisors, deed, kind, 2 * STEP)
+async def test_sr08_an_error_anywhere_is_ours_and_loses_nothing(
+    supervisors: Supervisors, deed: str, kind: str, step: int
+) -> None:
+    _, foreign = await struck_everywhere(supervisors, deed, kind, step)
     assert foreign == {}
 
 

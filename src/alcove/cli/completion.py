@@ -93,6 +93,8 @@ def _positional(command: Command, before: list[str], given: Given) -> list[str]:
         return _ids(given)
     if word.startswith("REF"):
         return _references(given)
+    if word.startswith("FILE"):
+        return []  # the shell completes names of files by itself
     if command.name == "net deny":
         return _allowed(words[0], given)
     return word.split("|") if "|" in word and ":" not in word else []

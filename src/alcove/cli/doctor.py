@@ -7,7 +7,7 @@ from alcove.cli.failures import FAILED
 from alcove.cli.grammar import Given, Usage
 from alcove.cli.progress import counted
 from alcove.local.doctor import Finding, diagnose
-from alcove.local.doctor.fsck import Damage, check_store
+from alcove.local.doctor.fsck import Damage, StoreReport, check_store
 
 #: What was found of the store, repaired or not; as fsck(8) has it.
 _FOUND = 1
@@ -61,11 +61,12 @@ def _store(given: Given) -> int:
         if damage.remedy:
             print(f"\n{damage.what}: {damage.fact}\n  fix: {damage.remedy}")
     if left:
-        print(f"\n{_advice(left, repaired=report.repaired)}")
+        print(f"\n{_advice(report, left)}")
     return code
 
 
-def _advice(left: list[Damage], *, repaired: bool) -> str:
-    if repaired:
+def _advice(report: StoreReport, left: list[Damage]) -> str:
+    if report.repaired:
         return f"{len(left)} of these could not be put right."
-    return "Nothing was changed. To put right what can be: alcove doctor --store --repair"
+    changed = "Nothing was changed." if len(left) == len(report.damages) else "Nothing else was changed."
+    return f"{changed} To put right what can be: alcove doctor --store --repair"

@@ -11,8 +11,8 @@ from alcove.contract import Limited, SandboxSpec, Unrestricted, to_json
 from alcove.local import LocalSandboxConfig
 from alcove.local.terminal import TerminalSandbox
 
-_FIELDS = {"id": "session_id", "pids": "pids", "open_files": "open_files", "user": "user"}
-_LIMITS = {"timeout": "wall_time", "cpus": "cpu_count", "memory": "memory_mb"}
+_FIELDS = {"id": "session_id", "pids": "pids", "open_files": "open_files", "user": "user", "disk": "disk_mb"}
+_LIMITS = {"timeout": "wall_time", "cpus": "cpu_count", "memory": "memory_mb", "idle_timeout": "idle_timeout"}
 _FLAGS = ("set_id", "best_effort")
 
 

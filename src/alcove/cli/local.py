@@ -22,7 +22,7 @@ from alcove.local import LocalSandboxConfig
 from alcove.local.terminal import TerminalSandbox
 
 # What looks, ends or shows works whatever stands in a configuration file
-_CONFIGURED = {"create", "fork", "shell", "exec", "mount", "net allow", "net deny"}
+_CONFIGURED = {"create", "fork", "shell", "exec", "mount", "net allow", "net deny", "resume"}
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -55,7 +55,7 @@ async def _helped(backend: TerminalSandbox, work: Callable[[TerminalSandbox], Co
     try:
         return await work(backend)
     except SessionNotFound as error:
-        raise not_found(error, [session.id for session in backend.sessions()], _references(backend)) from None
+        raise not_found(error, [session.id for session in backend.sessions()], references(backend)) from None
 
 
 def snapshot(backend: TerminalSandbox, reference: str) -> SandboxSnapshot:
@@ -68,10 +68,11 @@ def snapshot(backend: TerminalSandbox, reference: str) -> SandboxSnapshot:
         return backend.find_snapshot(reference)
     except InvalidRequest:
         sessions = [session.id for session in backend.sessions()]
-        raise no_snapshot(reference, _references(backend), sessions) from None
+        raise no_snapshot(reference, references(backend), sessions) from None
 
 
-def _references(backend: TerminalSandbox) -> list[str]:
+def references(backend: TerminalSandbox) -> list[str]:
+    """Return what people call the snapshots that there are."""
     return [reference(snapshot) for snapshot in backend.snapshots()]
 
 

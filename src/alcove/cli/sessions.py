@@ -1,11 +1,12 @@
 """The commands that make, show, change and end sessions."""
 
 import asyncio
+from collections.abc import Collection
 
 from alcove.cli import tables, values
 from alcove.cli.failures import FAILED, not_found, told, warn
 from alcove.cli.grammar import Given, Usage
-from alcove.cli.local import recovered, spec, with_backend
+from alcove.cli.local import recovered, references, spec, with_backend
 from alcove.contract import (
     FilesystemMount,
     SandboxError,
@@ -108,10 +109,14 @@ def rm(given: Given) -> int:
         for failure in failures:
             if not isinstance(failure, SandboxError):
                 raise failure
-            warn(told(not_found(failure, known) if isinstance(failure, SessionNotFound) else failure))
+            warn(told(_hinted(failure, known, references(backend))))
         return FAILED if failures else 0
 
     return with_backend(given, work)
+
+
+def _hinted(failure: SandboxError, known: Collection[str], snapshots: Collection[str]) -> SandboxError:
+    return not_found(failure, known, snapshots) if isinstance(failure, SessionNotFound) else failure
 
 
 def _mount(text: str) -> FilesystemMount:

@@ -8,7 +8,7 @@ from alcove.cli.grammar import Given, Usage
 from alcove.cli.local import recovered, reference, snapshot, with_backend
 from alcove.cli.progress import CopyBar
 from alcove.cli.values import shown_size
-from alcove.contract import InvalidRequest, SandboxSnapshot, to_json
+from alcove.contract import SandboxError, SandboxSnapshot, to_json
 from alcove.local import LineageNode
 from alcove.local.terminal import TerminalSandbox
 
@@ -49,10 +49,11 @@ def show(given: Given) -> int:
 
     async def work(backend: TerminalSandbox) -> int:
         found = snapshot(backend, given.words[0])
+        users = backend.snapshot_users(found.snapshot_id)
         if given["json"]:
-            print(to_json(found).decode())
+            print(_json(found, users))
         else:
-            tables.show(None, _details(found, backend.snapshot_users(found.snapshot_id)))
+            tables.show(None, _details(found, users))
         return 0
 
     return with_backend(given, work)
@@ -86,7 +87,7 @@ def rm(given: Given) -> int:
                 await backend.delete_snapshot(found)
                 deleted.add(found)
                 users[word] = living
-            except InvalidRequest as error:
+            except SandboxError as error:
                 warn(told(error))
                 failed = True
         for word, living in users.items():
@@ -125,6 +126,13 @@ def _age(created: str) -> str:
     seconds = max(0, int((datetime.now(UTC) - datetime.fromisoformat(created)).total_seconds()))
     count, unit = next(((seconds // of, unit) for of, unit in _AGES if seconds >= of), (0, "s"))
     return f"{count} {unit}"
+
+
+def _json(found: SandboxSnapshot, users: list[LineageNode]) -> str:
+    """The contract's object, and who lives on it."""
+    from msgspec.json import decode, encode
+
+    return encode({**decode(to_json(found)), "used_by": users}).decode()
 
 
 def _details(found: SandboxSnapshot, users: list[LineageNode]) -> list[tuple[str, str]]:

@@ -206,7 +206,7 @@ COMMANDS = Commands(
             "export",
             "alcove.cli.transfer:export",
             "write a snapshot to a file or a pipe, as an OCI image layout",
-            words=("SNAPSHOT", "[FILE|-]"),
+            words=("REF", "[FILE|-]"),
             options=(
                 Option("--compression", "KIND", "zstd (the default), gzip or none", parse=values.compression),
                 Option("--flat", "", "one layer of all, without the bytes of what was deleted or changed later"),

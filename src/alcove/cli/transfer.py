@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from alcove.cli.failures import colours, warn
 from alcove.cli.grammar import Given, Usage
-from alcove.cli.local import with_backend
+from alcove.cli.local import snapshot, with_backend
 from alcove.contract import to_json
 from alcove.local import ImportLimits
 from alcove.local.terminal import TerminalSandbox
@@ -29,11 +29,11 @@ def export(given: Given) -> int:
         raise Usage(f"an archive is nothing for a terminal: name a FILE, or give it to a pipe\n  {_example(given)}")
 
     async def work(backend: TerminalSandbox) -> int:
-        snapshot = backend.find_snapshot(reference)
+        found = snapshot(backend, reference)
         kind: Any = given["compression"] or "zstd"
-        with _opened(file, 1) as place, _shown("exporting", _number(snapshot.metadata.get("bytes"))) as tell:
+        with _opened(file, 1) as place, _shown("exporting", _number(found.metadata.get("bytes"))) as tell:
             done = await backend.export_snapshot(
-                snapshot.snapshot_id, place, compression=kind, flat=given["flat"], progress=tell
+                found.snapshot_id, place, compression=kind, flat=given["flat"], progress=tell
             )
         if given["json"]:
             print(encode(done).decode())

@@ -12,10 +12,11 @@
     │   ├── NetworkPolicyError   network_policy      the policy could not be enforced; the old one stays
     │   ├── SandboxIoError       io                  the host's files or sockets failed
     │   └── TaskError            task                a task of ours ended without an answer
+    ├── nobody's
+    │   └── Conflict             conflict            another call holds what this one needs, here or on the way there
     └── the way there (a server or a fleet between caller and sandbox)
         ├── Unauthorized         unauthorized        no credential, or one that is not known
         ├── Forbidden            forbidden           a known caller without that right
-        ├── Conflict             conflict            another call holds what this one needs
         ├── RateLimited          rate_limited        over the caller's share
         └── Unavailable          unavailable         nobody there to answer, for now
 

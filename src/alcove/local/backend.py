@@ -108,7 +108,8 @@ class LocalSandbox:
         Sessions that live are left alone, and those whose processes are gone stay, suspended.
 
         Raises:
-            OSError: something cannot be removed.
+            LifecycleError: something of a session cannot be removed; all else is.
+            OSError: something that is no session's cannot be removed.
             SandboxIoError: the store cannot be read or written.
         """
         self._swept = True

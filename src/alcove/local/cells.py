@@ -128,6 +128,15 @@ class Cells:
             with attached.opened() as own:
                 yield own
 
+    def _etc_of(self, live: "LiveSession") -> str:
+        if isinstance(live.spec.network_policy, Unrestricted):
+            return self._etc[True]
+        egress = live.record.egress
+        if egress is None or egress.settings.resolver == self._config.egress.resolver:
+            return self._etc[False]
+        # it keeps the settings that it was first opened with, whoever brings it back
+        return etc.generate(self._root, nameserver=egress.settings.resolver, users=self._host.root)
+
     def _plan(
         self, live: "LiveSession", enforced: limits.Enforced, below: dict[str, tuple[str, ...]], device: str | None
     ) -> plan.LaunchPlan:
@@ -147,7 +156,7 @@ class Cells:
             below=below,
             memory=memory,
             memory_is_own=self._config.memory_dir is None,
-            etc=self._etc[isinstance(live.spec.network_policy, Unrestricted)],
+            etc=self._etc_of(live),
             identity=etc.identity(live.key),
             idmap=self._host.idmap,
             base_id=live.base_id,

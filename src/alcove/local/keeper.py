@@ -17,6 +17,7 @@ from msgspec import Struct
 
 from alcove.contract import LifecycleError, NetworkPolicyError, SandboxError
 from alcove.local.launch import connect, listen
+from alcove.local.locking import exclusively
 from alcove.local.readiness import readable
 
 _START_WITHIN_S = 20.0
@@ -76,7 +77,7 @@ async def start(root: str, service: Service = EGRESS) -> None:
     """
     lock = os.open(f"{root}/{service.name}.start", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        await asyncio.to_thread(fcntl.flock, lock, fcntl.LOCK_EX)
+        await exclusively(lock)
         if not _listens(root, service):
             await _start(root, service)
     finally:

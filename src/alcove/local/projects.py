@@ -1,6 +1,5 @@
 """A person's directory in a session by copy-on-write: what changed in it, and what becomes of that."""
 
-import asyncio
 import os
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from alcove.local.rest import at_rest, end_cell
 from alcove.local.sessions import LiveSession, Sessions
 from alcove.state import applying
 from alcove.state import changes as found
+from alcove.state.contents import Progress
 from alcove.state.patches import unified_diff
 
 #: Text of one diff; a guest can make any number of files.
@@ -47,7 +47,7 @@ async def changes(
         sessions.refresh(live)
         chosen = _chosen(live, paths, target)
     with _by_us():
-        return await asyncio.to_thread(lambda: list(_changes(live.directory, chosen, patch=patch)))
+        return await beside(lambda advance: list(_changes(live.directory, chosen, advance, patch=patch)))
 
 
 async def apply(sessions: Sessions, session_id: str, paths: Paths, target: str | None) -> Applied:
@@ -99,7 +99,7 @@ def _chosen(live: LiveSession, paths: Paths, target: str | None) -> list[_Choice
         mounts = [mount for mount in mounts if _same(mount.target, target)] or _no_such(target, mounts)
     if paths is None:
         return [_Choice(mount, None) for mount in mounts]
-    named = [os.fsencode(path) for path in paths]
+    named = _named(paths)
     inside = {mount.target: [_within(mount, path) for path in named] for mount in mounts}
     choices = [
         _Choice(mount, [path for path in inside[mount.target] if path is not None])
@@ -110,6 +110,17 @@ def _chosen(live: LiveSession, paths: Paths, target: str | None) -> list[_Choice
         if all(inside[mount.target][index] is None for mount in mounts):
             raise InvalidRequest(f"`{os.fsdecode(path)}` lies in no copy-on-write mount: {_listed(mounts)}")
     return choices
+
+
+def _named(paths: Collection[str | bytes | os.PathLike[str]]) -> list[bytes]:
+    if isinstance(paths, str | bytes | os.PathLike):
+        raise InvalidRequest(f'paths are a list: write ["{os.fsdecode(paths)}"]')
+    named = [os.fsencode(path) for path in paths]
+    if not named:
+        raise InvalidRequest("no path is named; leave `paths` out for all of them")
+    if b"" in named:
+        raise InvalidRequest("an empty path names nothing; `.` is all of a mount")
+    return named
 
 
 def _same(one: str, other: str) -> bool:
@@ -149,13 +160,14 @@ def _lies_in(change: found.Change, path: bytes) -> bool:
 # What
 
 
-def _changes(session: str, chosen: Iterable[_Choice], *, patch: bool) -> Iterator[Change]:
+def _changes(session: str, chosen: Iterable[_Choice], advance: Progress, *, patch: bool) -> Iterator[Change]:
     left = _MOST_TEXT
     for choice in chosen:
         with uppers.opened(session, choice.mount) as upper:
             upper.look()
             some = [change for change in found.changes(upper.lower_fd, upper.upper_fd) if choice.has(change)]
             for change in some:
+                advance(0)
                 text = unified_diff(upper.lower_fd, upper.upper_fd, change) if patch else None
                 left -= len(text or "")
                 if left < 0:

@@ -34,7 +34,8 @@ def check(root: str, config: LocalSandboxConfig) -> None:
     if free < least:
         raise SandboxIoError(
             f"the disk of the store {root} is nearly full: {free // _MIB} MiB are free, {least // _MIB} MiB are kept "
-            "(`disk_reserve_mb`); `alcove df` shows what takes it, `alcove rm` and `alcove snapshots rm` give it back"
+            "(`LocalSandboxConfig.disk_reserve_mb`); `alcove df` shows what takes it, `alcove rm` and "
+            "`alcove snapshots rm` give it back"
         )
 
 

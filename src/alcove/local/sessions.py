@@ -41,6 +41,7 @@ from alcove.local.config import LocalSandboxConfig
 from alcove.local.host import Host
 from alcove.local.launch import EXEC_SOCKET, connect
 from alcove.local.layers import Layers
+from alcove.local.locking import exclusively
 from alcove.local.mounting import Mounter
 from alcove.local.operations import Kind, operation
 from alcove.local.policies import Policies
@@ -409,9 +410,7 @@ class Sessions:
             raise _unlockable(live, error) from None
         try:
             try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                await asyncio.to_thread(fcntl.flock, fd, fcntl.LOCK_EX)
+                await exclusively(fd)
             except OSError as error:
                 raise _unlockable(live, error) from None
             yield

@@ -4,6 +4,7 @@ import asyncio
 import secrets
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
 
@@ -12,6 +13,7 @@ from msgspec.structs import replace
 from alcove.contract import (
     InvalidRequest,
     LifecycleError,
+    SandboxError,
     SandboxIoError,
     SandboxSession,
     SandboxSnapshot,
@@ -192,9 +194,14 @@ class Snapshots:
         """Take a snapshot that only the new session is to have, and make that."""
         snapshot = await self.take(live, passing=True)
         try:
-            return await provision(replace(spec, rootfs=f"snapshot:{snapshot.id}"), str(live.id))
-        finally:
+            made = await provision(replace(spec, rootfs=f"snapshot:{snapshot.id}"), str(live.id))
+        except BaseException:
             await asyncio.shield(self.delete(snapshot.id))
+            raise
+        # nothing waits from here on: a call that is cancelled has no session, and a session has somebody who knows it
+        with suppress(SandboxError):  # else the next sweep does it
+            self._drop(snapshot.id)
+        return made
 
     # Found
 
@@ -238,9 +245,12 @@ class Snapshots:
         Raises:
             InvalidRequest: there is no such snapshot.
         """
+        self._drop(reference)
+        await self._layers.collect()
+
+    def _drop(self, reference: str) -> None:
         with self._store.transaction():
             self._table.remove(self.find(reference).id)
-        await self._layers.collect()
 
 
 def _names(moved: list[Part], *, outputs: bool) -> tuple[str, ...]:

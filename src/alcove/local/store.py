@@ -317,7 +317,9 @@ class Store:
         try:
             return self._db.execute(query, parameters).fetchall()
         except sqlite3.Error as error:
-            raise SandboxIoError(f"the store {self.root} could not be read: {error}") from None
+            raise SandboxIoError(
+                f"the store {self.root} could not be read: {error}; `alcove doctor --store` tells what is wrong with it"
+            ) from None
 
     def find(self, session_id: str) -> Row | None:
         """The row of an id, a tombstone too."""
@@ -346,7 +348,7 @@ class Store:
         query = f"SELECT id, key, slot, spec, record, created, ended FROM sessions {where} ORDER BY created"  # noqa: S608
         return [
             Row(row[0], row[1], None if row[2] is None else _BASE_ID + row[2] * _RANGE, *row[3:])
-            for row in self._db.execute(query, parameters)
+            for row in self.rows(query, parameters)
         ]
 
 

@@ -5,7 +5,7 @@ import os
 from contextlib import suppress
 from functools import partial
 
-from alcove.contract import SessionNotFound
+from alcove.contract import LifecycleError, SessionNotFound
 from alcove.local import processes
 from alcove.local.removal import remove_tree
 from alcove.local.sessions import ENDING, LiveSession, Sessions, decoded
@@ -16,13 +16,18 @@ async def sweep(store: Store, sessions: Sessions) -> None:
     """Sweep a store; sessions that live are left alone.
 
     Raises:
-        OSError: something cannot be removed.
-        SandboxError: the store cannot be read or written, or something of a session cannot be removed.
+        LifecycleError: something of a session cannot be removed; all else is.
+        OSError: something that is no session's cannot be removed.
+        SandboxIoError: the store cannot be read or written.
     """
     rows = store.sessions()
+    failure: LifecycleError | None = None
     for row in rows:
         if sessions.unmade(row):
-            await sessions.sweep_row(row)
+            try:
+                await sessions.sweep_row(row)
+            except LifecycleError as error:
+                failure = error
     await _sweep_passing(store, sessions)
     sealing = {key for row in rows if (key := decoded(row)[1].sealing)}
     await sessions.layers.sweep(sealing, partial(_give_back, store, sessions))
@@ -36,6 +41,8 @@ async def sweep(store: Store, sessions: Sessions) -> None:
         from alcove.local import chores
 
         chores.nudge(store.root)
+    if failure is not None:
+        raise failure
 
 
 async def _give_back(store: Store, sessions: Sessions, key: str, name: str) -> bool:

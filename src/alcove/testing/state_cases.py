@@ -28,7 +28,8 @@ _TMP_NOTE = "/tmp/note"
 class StateCases(Cases):
     """What a snapshot keeps, whatever becomes of the session; what a fork begins with, and that it is its own.
 
-    Where `capabilities().snapshot` is false, each case asks for the refusal instead. The guest needs tee, cat and rm.
+    Where `capabilities().snapshot` is false, the cases that take one snapshot ask for the refusal instead, and the
+    others have nothing to look at. The guest needs tee, cat and rm.
     """
 
     async def test_a_snapshot_is_told(self, backend: SandboxBackend) -> None:

@@ -31,7 +31,7 @@ async def check_store(
     `looked` is told how many files of layers were read.
 
     Raises:
-        SandboxIoError: the store cannot be opened, or others use it and it is to be repaired.
+        SandboxIoError: there is none, it cannot be opened, or others use it and it is to be repaired.
     """
     config = config or LocalSandboxConfig()
     root = config.root_dir or default_root()
@@ -60,9 +60,9 @@ async def _examine(
 
 
 def _examine_closed(root: str, *, repair: bool) -> list[Damage]:
-    """What is to be looked at before the store is opened, which would give it its modes, or fail."""
+    """What is to be looked at before the store is opened, which would make it, give it its modes, or fail."""
     if not os.path.isdir(root):
-        return []
+        raise SandboxIoError(f"there is no store at {root}: ALCOVE_HOME says where, and the first session makes it")
     with claimed(root, exclusive=repair):
         return [*places.check_modes(root, repair=repair), *database.check(root, repair=repair)]
 
