@@ -3,6 +3,7 @@
 import os
 import pty
 import re
+import select
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from alcove.cli.tree import Branch, branches
 from alcove.cli.values import shown_size
 from alcove.contract import SandboxSession, SandboxSnapshot, from_json
 from alcove.local import LineageNode
+from tests import keeping
 from tests.cli.cli import WITHIN, Cli, read_until
 from tests.cli.test_completion import offered
 
@@ -85,6 +87,8 @@ def test_a_snapshot_is_named_and_renamed(alcove: Cli, work: str) -> None:
     assert alcove.refusal("snapshots", "name", "better", "a b").startswith("snapshot name")
     assert alcove.out("snapshots", "name", "better", "--none") == f"{taken}\n"
     assert "name" not in alcove.json("snapshots", "show", taken)["metadata"]
+    other = alcove.out("snapshot", work).strip()
+    assert alcove.refusal("snapshots", "name", other, taken).startswith(f"snapshot `{taken}` has the name")
     for words in (["name", taken], ["name", taken, "x", "--none"]):
         assert "NAME|--none" in alcove.refusal("snapshots", *words)
 
@@ -317,3 +321,15 @@ def on_terminal(alcove: Cli, *words: str) -> bytes:
         seen = read_until(terminal, b"<end>")
         os.close(terminal)
     return seen
+
+
+def test_what_goes_on_behind_keeps_nothing_of_its_callers(alcove: Cli) -> None:
+    alcove.create("--id", "sleepy", "--idle-timeout", "1h")  # whoever looks at it stays
+    alcove("snapshot", "sleepy")
+    keeping.end(alcove.store)
+    reading, writing = os.pipe()
+    subprocess.run([*alcove.command, "snapshot", "sleepy"], env=alcove.environment, pass_fds=(writing,), check=True)
+    os.close(writing)
+    assert select.select([reading], [], [], WITHIN)[0]
+    assert os.read(reading, 1) == b""
+    os.close(reading)

@@ -8,20 +8,25 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from threading import Event, Thread
+from typing import Any
 
 import pytest
 
 from alcove.contract import (
     MEMORY_MOUNT,
+    ExecRequest,
     FilesystemAccess,
     FilesystemMount,
     InvalidRequest,
     Limited,
+    SandboxError,
     SandboxIoError,
     SandboxSpec,
 )
 from alcove.local.backend import LocalSandbox
 from alcove.local.config import LocalSandboxConfig
+from alcove.local.mounting import Mounter
+from alcove.local.upkeep import DEEP, Upkeep
 from tests.conftest import PlainUser
 from tests.local import outside
 from tests.local.cell import Cell, live, mark
@@ -563,3 +568,85 @@ async def test_a_source_that_goes_away_harms_nobody(cell: Cell, give: Give) -> N
     shutil.rmtree(source)
     assert await cell.out("ls /data; echo alive") == "alive\n"
     await cell.backend.terminate(cell.id)
+
+
+# Again, after a sleep
+
+
+@pytest.mark.security
+async def test_a_source_that_a_guest_exchanged_is_not_mounted_again(cell: Cell, give: Give) -> None:
+    """Whoever can write above a source can put a link in its place, and what that leads to was never allowed."""
+    above, secret = give("above"), give("secret", secret="the host's")
+    project = above / "project"
+    project.mkdir()
+    shutil.chown(project, above.stat().st_uid, above.stat().st_gid)
+    await attach(cell, above, "/above", READ_WRITE)
+    await attach(cell, project, "/project")
+    await cell.out('mv /above/project /above/moved && ln -s "$1" /above/project', str(secret))
+    await cell.backend.suspend(cell.id)
+    with pytest.raises(SandboxIoError, match="is not what was attached"):
+        await cell.out("cat /project/secret")
+    (above / "project").unlink()
+    (above / "moved").rename(project)
+    assert await cell.out("ls -A /project; ls /above") == "project\n"
+
+
+async def test_a_command_waits_for_the_mounts_of_a_session_that_wakes(
+    cell: Cell, give: Give, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await attach(cell, give(given="by the host"), "/data")
+    await cell.backend.suspend(cell.id)
+    mount, mounting = Mounter.mount, asyncio.Event()
+
+    async def slowly(*arguments: Any, **options: Any) -> None:
+        mounting.set()
+        await asyncio.sleep(0.3)
+        await mount(*arguments, **options)
+
+    monkeypatch.setattr(Mounter, "mount", slowly)
+    first = asyncio.ensure_future(cell.out("cat /data/given"))
+    await mounting.wait()
+    other = LocalSandbox(cell.backend.config)
+    try:
+        assert (await other.exec(cell.id, ExecRequest("cat", ["/data/given"]))).stdout == "by the host"
+        assert await first == "by the host"
+    finally:
+        await other.aclose()
+
+
+async def test_a_cancelled_attach_is_told_of_if_it_was_made(
+    cell: Cell, give: Give, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask, asked = Mounter._request, asyncio.Event()
+
+    async def then_wait(*arguments: Any) -> Any:
+        reply = await ask(*arguments)
+        asked.set()
+        await asyncio.sleep(0.2)
+        return reply
+
+    monkeypatch.setattr(Mounter, "_request", then_wait)
+    attaching = asyncio.ensure_future(attach(cell, give(given="by the host"), "/data"))
+    await asked.wait()
+    attaching.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await attaching
+    assert await cell.out("cat /data/given") == "by the host"
+    assert cell.backend.session(cell.id).mounts[-1].target == "/data"
+
+
+async def test_a_session_that_cannot_be_brought_back_keeps_its_mounts(
+    backend: LocalSandbox, cell: Cell, give: Give
+) -> None:
+    source = give(given="by the host")
+    await attach(cell, source, "/data")
+    for number in range(DEEP + 1):
+        await cell.out('echo "$1" > note', str(number))
+        await backend.snapshot(cell.id)
+    await Upkeep(backend._store).run()  # its chain is another when it is brought back
+    source.rename(source.with_name("away"))
+    for _ in range(2):
+        with pytest.raises(SandboxError, match="No such file"):
+            await cell.out("true")
+    source.with_name("away").rename(source)
+    assert await cell.out("cat /data/given note") == f"by the host{DEEP}\n"

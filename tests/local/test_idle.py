@@ -192,3 +192,12 @@ class TestWhoLooks:
 
 def cpu_ticks(pid: int) -> int:
     return sum(int(field) for field in outside.read(pid, "stat").rpartition(")")[2].split()[11:13])
+
+
+@pytest.mark.user
+async def test_what_woke_it_for_no_command_lets_it_sleep_again(idling: Cell) -> None:
+    await falls_asleep(idling)
+    async with live(idling.backend, spec()) as other:  # keeps those who look
+        await idling.backend.attach_filesystem(idling.id, FilesystemMount("", "/data"))
+        await falls_asleep(idling)
+        assert other.id

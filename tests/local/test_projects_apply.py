@@ -2,8 +2,10 @@
 # ruff: noqa: ASYNC240 - a test's own loop may wait for the host
 
 import asyncio
+import errno
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -11,11 +13,14 @@ import pytest
 from alcove.contract import (
     InvalidRequest,
     LifecycleError,
+    SandboxError,
     SandboxIoError,
 )
+from alcove.local import control
 from alcove.local.backend import LocalSandbox
 from tests.conftest import PlainUser
-from tests.local.cell import Cell, live
+from tests.local import outside
+from tests.local.cell import Cell, live, mark
 from tests.local.projects import EDIT, EDITED, FILES, Make, kinds, layer, mounted, next_tick, spec, tree
 
 pytestmark = pytest.mark.user
@@ -215,3 +220,22 @@ async def test_a_damaged_base_is_told_and_discarded(box: Cell) -> None:
         await box.backend.apply(box.id)
     await box.backend.discard(box.id)
     assert await box.backend.changes(box.id) == []
+
+
+async def test_a_lack_of_descriptors_ends_no_session(box: Cell, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That its warden cannot be asked is no word that it is gone."""
+    number = mark()
+    await box.sh('sleep "$1" >/dev/null 2>&1 &', number)
+    await outside.one(number)
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    for module, name in ((control, "connect"), (os, "pidfd_open")):
+        with monkeypatch.context() as patch:
+            patch.setattr(module, name, fail)
+            with suppress(SandboxError):  # what runs may stand still all the same
+                await box.backend.apply(box.id)
+            with pytest.raises(SandboxError, match="Too many open files"):
+                await box.backend.discard(box.id)
+    assert await outside.one(number)

@@ -12,7 +12,9 @@ import pytest
 
 from alcove.contract import ExecRequest, Limited, SandboxSpec, SessionNotFound
 from alcove.local.backend import LocalSandbox
-from tests.local.cell import Cell
+from alcove.local.config import LocalSandboxConfig
+from tests import keeping
+from tests.local.cell import Cell, live
 
 AT_ONCE = 100
 WITHIN_S = 120
@@ -113,17 +115,19 @@ async def test_an_end_among_them_is_the_end(backend: LocalSandbox, cell: Cell, s
     assert list((store / "layers").iterdir()) == []
 
 
-async def test_those_who_wait_for_a_session_hold_nobody_up(backend: LocalSandbox, cell: Cell) -> None:
+async def test_those_who_wait_for_a_session_hold_nobody_up(tmp_path: Path) -> None:
     """Whoever has the session's lock copies in a thread: those who wait for the lock must not have taken them all."""
-    await cell.out("echo out > /mnt/session/outputs/file")
-    others = [LocalSandbox(backend.config) for _ in range(6)]
+    backends = [LocalSandbox(LocalSandboxConfig(root_dir=str(tmp_path / "store"))) for _ in range(6)]
     loop = asyncio.get_running_loop()
     with ThreadPoolExecutor(2) as few:
         loop.set_default_executor(few)
         try:
-            taken = await asyncio.wait_for(asyncio.gather(*(other.snapshot(cell.id) for other in others)), 60)
+            async with live(backends[0]) as cell:
+                await cell.out("echo out > /mnt/session/outputs/file")
+                taken = await asyncio.wait_for(asyncio.gather(*(each.snapshot(cell.id) for each in backends)), 60)
         finally:
             loop.set_default_executor(ThreadPoolExecutor())
     assert len({snapshot.snapshot_id for snapshot in taken}) == 6
-    for other in others:
-        await other.aclose()
+    for each in backends:
+        await each.aclose()
+    keeping.end(tmp_path / "store")

@@ -2,10 +2,13 @@
 """What a snapshot keeps of a session and what not, as the guest sees it and as it lies on the host."""
 
 import asyncio
+import errno
 import json
 import os
+import shutil
 import socket
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -13,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from alcove.contract import (
     FilesystemAccess,
@@ -20,13 +24,16 @@ from alcove.contract import (
     InvalidRequest,
     LifecycleError,
     Limited,
+    SandboxIoError,
     SandboxSnapshot,
     SandboxSpec,
 )
-from alcove.local import control
+from alcove.local import control, sealing
 from alcove.local.backend import LocalSandbox
 from alcove.local.launch import CONTROL_SOCKET, connect
+from alcove.local.layers import OWNER
 from alcove.local.operations import Kind, operation
+from alcove.local.snapshot_table import SnapshotTable
 from tests.conftest import PlainUser
 from tests.local import outside
 from tests.local.cell import Cell, begun, live, mark
@@ -489,3 +496,97 @@ async def test_sessions_of_another_backend_keep_what_they_use(backend: LocalSand
     finally:
         await other.aclose()
     assert layers(store) == []
+
+
+# What was moved is the only copy
+
+
+async def test_nothing_is_taken_from_a_layer_that_is_being_removed(
+    backend: LocalSandbox, cell: Cell, store: Path
+) -> None:
+    await cell.out("echo new > note")
+    await backend.snapshot(cell.id)
+    leaving = store / "layers" / "0123456789.ending"
+    (leaving / "workspace").mkdir(parents=True)
+    (leaving / "workspace" / "note").write_text("old\n")
+    os.setxattr(leaving, OWNER, cell.directory.name.encode())
+    assert await cell.out("cat note") == "new\n"
+    await backend.recover()
+    assert not leaving.exists()
+
+
+@pytest.mark.parametrize("step", ["rename", "commit"])
+async def test_files_that_could_not_be_moved_back_come_back_later(
+    backend: LocalSandbox, cell: Cell, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """Two errors in a row: of the snapshot, and of undoing it."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    await cell.out("echo kept > note")
+    with monkeypatch.context() as patch:
+        if step == "commit":
+            patch.setattr(SnapshotTable, "add", fail)
+        else:
+            rename = os.rename
+            patch.setattr(os, "rename", lambda old, new: fail() if old.endswith("/tmp") else rename(old, new))
+        patch.setattr(sealing, "move_back", fail)
+        await cell.out("echo t > /tmp/t")
+        with pytest.raises(SandboxIoError, match="No space left"):
+            await backend.snapshot(cell.id)
+    assert await cell.out("cat note /tmp/t") == "kept\nt\n"
+
+
+async def test_what_has_no_place_any_more_is_kept_apart(backend: LocalSandbox, cell: Cell, store: Path) -> None:
+    """A power cut brought back the record of a snapshot that was begun, after the session had gone on."""
+    await cell.out("echo later > note")
+    layer = store / "layers" / "0123456789"
+    (layer / "workspace").mkdir(parents=True)
+    (layer / "workspace" / "note").write_text("earlier\n")
+    os.setxattr(layer, OWNER, cell.directory.name.encode())
+    live = backend._sessions.live(cell.id)
+    live.record = replace(live.record, sealing=layer.name)
+    backend._sessions.save(live)
+    await backend.suspend(cell.id)
+    assert await cell.out("cat note") == "later\n"
+    await backend.recover()
+    assert (store / "lost" / f"layer-{layer.name}" / "workspace" / "note").read_text() == "earlier\n"
+    shutil.rmtree(store / "lost")
+
+
+DIES = """
+import asyncio, os, sys
+from alcove.contract import ExecRequest
+from alcove.local import LocalSandbox, LocalSandboxConfig
+from alcove.local.sessions import Sessions
+
+make_again = Sessions._make_again
+
+async def and_die(*arguments):
+    await make_again(*arguments)
+    os._exit(9)
+
+Sessions._make_again = and_die
+asyncio.run(LocalSandbox(LocalSandboxConfig(root_dir=sys.argv[1])).exec(sys.argv[2], ExecRequest("true")))
+"""
+
+
+@pytest.mark.parametrize("then", ["snapshot", "exec", "suspend"])
+async def test_processes_that_nobody_wrote_down_do_not_write_on(
+    backend: LocalSandbox, cell: Cell, store: Path, then: str
+) -> None:
+    """Whoever brought a session back was killed before it could say so."""
+    await cell.out("echo kept > note")
+    await backend.suspend(cell.id)
+    await asyncio.to_thread(subprocess.run, [sys.executable, "-c", DIES, str(store), cell.id], check=False, timeout=60)
+    (unknown,) = outside.called("alcove-warden", cell.directory.name)
+    if then == "snapshot":
+        taken = await backend.snapshot(cell.id)
+        async with begun(backend, taken) as other:
+            assert await other.out("cat note") == "kept\n"
+    elif then == "exec":
+        assert await cell.out("cat note") == "kept\n"
+    else:
+        await backend.suspend(cell.id)
+    await outside.until(lambda: not outside.is_there(unknown), f"{unknown} lives on")

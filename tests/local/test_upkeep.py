@@ -1,6 +1,7 @@
 """What happens to layers behind everybody's back: they become durable, and long chains short, and nobody notices."""
 
 import asyncio
+import errno
 import os
 import shutil
 import sqlite3
@@ -12,10 +13,11 @@ import pytest
 
 from alcove.contract import Limited, SandboxSession, SandboxSpec
 from alcove.local import keeper
+from alcove.local import upkeep as module
 from alcove.local.backend import LocalSandbox
 from alcove.local.config import LocalSandboxConfig
 from alcove.local.snapshot_table import SnapshotTable
-from alcove.local.upkeep import DEEP, Upkeep
+from alcove.local.upkeep import DEEP, LayerChores, Upkeep
 from alcove.state.tree import digest
 from tests import keeping
 from tests.local import outside
@@ -217,3 +219,33 @@ class TestOwned:
                 await fork.out("ls /usr/share/doc; ls /usr/local | grep -c '^f'; cat /etc/changing") == "mine\n9\n8\n"
             )
         await forget(backend)
+
+
+async def test_what_takes_a_durable_chains_place_is_on_the_disk_first(
+    backend: LocalSandbox, cell: Cell, upkeep: Upkeep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken = await deep(backend, cell)
+    before = backend._snapshots.find(taken[-1]).layers
+
+    def fail(_: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_flush", fail)
+        with pytest.raises(OSError, match="Input/output"):
+            await upkeep.flatten(before)
+    assert backend._snapshots.find(taken[-1]).layers == before
+
+
+async def test_chores_that_failed_are_done_again(store: Path, cell: Cell, monkeypatch: pytest.MonkeyPatch) -> None:
+    await cell.out("echo x > note")
+    await cell.backend.snapshot(cell.id)
+    chores = LayerChores(str(store))
+    chores.look()
+    with monkeypatch.context() as patch:
+        patch.setattr(Upkeep, "_unsettled", lambda _: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            await chores.run_due()
+    assert cell.backend.snapshots()[-1].metadata["durable"] == "false"
+    await chores.run_due()
+    assert cell.backend.snapshots()[-1].metadata["durable"] == "true"

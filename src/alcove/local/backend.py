@@ -49,11 +49,12 @@ from alcove.local import (
 from alcove.local.config import LocalSandboxConfig
 from alcove.local.exec import Execution, MakeExecution
 from alcove.local.execs import Execs
+from alcove.local.interruption import done_whole
 from alcove.local.layout import EGRESS_LOG
 from alcove.local.lineage import LineageNode
 from alcove.local.mounting import Mounter
 from alcove.local.networking import change_policy
-from alcove.local.sessions import Sessions, decoded, snapshot_of
+from alcove.local.sessions import LiveSession, Sessions, decoded, snapshot_of
 from alcove.local.snapshots import Snapshots
 from alcove.local.store import Store
 from alcove.local.sweeping import sweep
@@ -396,9 +397,13 @@ class LocalSandbox:
             view = live.view(SandboxState.RUNNING)
             taken = [resolved.target for resolved in view.mounts if not replaces_memory_mount(resolved.target)]
             validate_mount(mount, [*taken, *(attached.target for attached in live.record.attached)])
-            await self._mounter.attach(live, mount)
-            self._sessions.save(live)
+            await done_whole(self._attach(live, mount))
+        await self._sessions.watch_again(live)
         return live.view(SandboxState.RUNNING)
+
+    async def _attach(self, live: LiveSession, mount: FilesystemMount) -> None:
+        await self._mounter.attach(live, mount)
+        self._sessions.save(live)
 
     # Copy-on-write mounts
 

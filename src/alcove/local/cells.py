@@ -64,8 +64,12 @@ class Cells:
         except OSError as error:
             raise LifecycleError(f"the session could not be made: {error}") from None
 
-    async def start(self, live: "LiveSession", enforced: limits.Enforced, launcher: Launcher, early: Early) -> None:
+    async def start(
+        self, live: "LiveSession", enforced: limits.Enforced, launcher: Launcher, early: Early, *, closed: bool
+    ) -> None:
         """Make a session's cell by a launcher that has begun; what is asked `early` is the first that it serves.
+
+        With `closed`, nobody begins an exec in it before somebody has opened its doors.
 
         Raises:
             LifecycleError: a step failed; nothing is left running.
@@ -81,7 +85,7 @@ class Cells:
                 else:
                     with attached.opened() as own:
                         await self._make_directories(live, below, own, fresh=attached.fresh)
-                running = await launch(launcher, live.directory, early)
+                running = await launch(launcher, live.directory, early, closed=closed)
             live.record = replace(live.record, processes=running, isolation=made.isolation)
             if live.record.root == OWNED or below:
                 overlays.check_overlays(running.warden)

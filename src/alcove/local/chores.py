@@ -155,6 +155,8 @@ class _Service:
         """Look again for who says so; a connection that says nothing only asked whether we are there."""
         with connection, suppress(OSError):
             if await readable(connection.fileno(), _ANSWER_WITHIN_S) and connection.recv(1) == b"p":
+                if self._over.done():  # it is not looked at any more: whoever asked starts another
+                    return
                 for runner in self._runners:
                     runner.look()
                 self._settle()

@@ -14,6 +14,8 @@ from alcove.local.readiness import readable
 REPLY = Layout("<iIIIQQ64s")
 #: Seconds for a request that the warden itself serves.
 ANSWER_WITHIN_S = 10.0
+_END = operation(Kind.END)
+_END_WITHIN_S = 1.0
 
 
 class Reply(Struct, frozen=True):
@@ -72,6 +74,15 @@ async def ask(
         if not await readable(connection.fileno(), within):
             raise TimeoutError(f"the session's warden did not answer within {within:g} s")
         return parse_reply(connection.recv(REPLY.size))
+
+
+async def end(directory: str, meanwhile: Callable[[], None] | None = None) -> Reply:
+    """Let a warden kill the processes of its session; an `error` of 0 says that none is left.
+
+    Raises:
+        OSError: as `ask`.
+    """
+    return await ask(directory, _END, within=_END_WITHIN_S, meanwhile=meanwhile)
 
 
 def send(connection: socket.socket, request: bytes, fds: tuple[int, ...] = ()) -> None:

@@ -6,9 +6,9 @@ import io
 import os
 import select
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
-from typing import BinaryIO, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 _Result = TypeVar("_Result")
 _PIECE = 1 << 20
@@ -74,14 +74,28 @@ async def in_thread(work: Callable[[Interruption], _Result]) -> _Result:
         return await asyncio.shield(running)
     except asyncio.CancelledError:
         interruption.request()
-        while not running.done():
-            with suppress(asyncio.CancelledError):
-                await asyncio.wait([running])
-        if not running.cancelled():
-            running.exception()  # looked at: it is the interruption's
+        await _waited_for(running)
         raise
     finally:
         interruption.close()
+
+
+async def done_whole(work: Coroutine[Any, Any, _Result]) -> _Result:
+    """Do what cannot be undone half way: cancelled, this ends when the work has, which is bounded by itself."""
+    running = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(running)
+    except asyncio.CancelledError:
+        await _waited_for(running)
+        raise
+
+
+async def _waited_for(running: asyncio.Future[Any]) -> None:
+    while not running.done():
+        with suppress(asyncio.CancelledError):
+            await asyncio.wait([running])
+    if not running.cancelled():
+        running.exception()  # looked at: nobody waits for it any more
 
 
 class Incoming:

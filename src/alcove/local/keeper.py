@@ -8,6 +8,7 @@ do. Nothing else depends on either.
 import asyncio
 import fcntl
 import os
+import select
 import signal
 import socket
 import sys
@@ -169,6 +170,7 @@ def _environment() -> dict[str, str]:
 
 def alone(root: str, service: Service) -> None:
     """Be the keeper of a service, unless there is one."""
+    os.closerange(3, os.sysconf("SC_OPEN_MAX"))  # what a caller let be inherited
     lock = os.open(f"{root}/{service.name}.start", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -203,7 +205,7 @@ def _keep(root: str, service: Service, listener: socket.socket) -> None:
         if pid == 0:
             _serve(root, service, listener)
         _, status = os.waitpid(pid, 0)
-        if status == 0:
+        if status == 0 and not select.select([listener], [], [], 0)[0]:  # else somebody came while it was ending
             break
         deaths = deaths + 1 if time.monotonic() - began < _SETTLED_S else 0
         if deaths:

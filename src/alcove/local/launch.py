@@ -16,6 +16,8 @@ from alcove.local.readiness import readable
 CONTROL_SOCKET = "control.sock"
 EXEC_SOCKET = "exec.sock"
 DEBUG_SOCKET = "debug.sock"
+#: The suffix of a socket while nobody is to reach it.
+CLOSED = ".closed"
 
 #: Seconds within which a session is there, or is not.
 PROVISION_WITHIN_S = 20.0
@@ -160,16 +162,20 @@ def _spawn(native: str, arguments: list[str], setup: int) -> int:
             os.close(moved)
 
 
-async def launch(launcher: Launcher, directory: str, meanwhile: Callable[[], None] | None = None) -> Processes:
+async def launch(
+    launcher: Launcher, directory: str, meanwhile: Callable[[], None] | None = None, *, closed: bool = False
+) -> Processes:
     """Give a started launcher its sockets in the session's directory, and wait until it is ready for its first exec.
 
-    What is asked of the warden `meanwhile` is the first thing that it serves.
+    What is asked of the warden `meanwhile` is the first thing that it serves. With `closed` nobody finds the socket for
+    execs, until it has the name without that suffix.
 
     Raises:
         LifecycleError: a step failed (its name and errno are told); nothing is left running.
     """
     try:
-        with listen(directory, CONTROL_SOCKET) as control, listen(directory, EXEC_SOCKET) as execs:
+        door = f"{EXEC_SOCKET}{CLOSED if closed else ''}"
+        with listen(directory, CONTROL_SOCKET) as control, listen(directory, door) as execs:
             launcher.send(control.fileno(), execs.fileno())
         if meanwhile:
             meanwhile()

@@ -37,10 +37,12 @@ class Layers:
         """For each part that any of these layers has, the keys of those that do, the topmost first; no outputs.
 
         Raises:
-            LifecycleError: one of them is gone.
+            LifecycleError: one of them is gone, or nobody has looked through it.
         """
         found: dict[str, tuple[str, ...]] = {}
         for layer in self._chain(keys):
+            if not layer.scanned:  # by `ready`: what had the snapshot's name then was another one
+                raise LifecycleError(f"layer {layer.key} has come to be used in this moment; try again")
             for name in layer.parts:
                 if name != OUTPUTS.name:
                     found[name] = (layer.key, *found.get(name, ()))
@@ -129,10 +131,8 @@ class Layers:
         return [name for name in os.listdir(f"{self._store.root}/layers") if name not in known]
 
     def owner(self, name: str) -> str | None:
-        """The session that what is in a directory was taken from by renaming; None: it is but a copy."""
-        with suppress(OSError):
-            return os.getxattr(self._store.layer(name), OWNER).decode()
-        return None
+        """The session that what is in a directory was taken from by renaming; None: it is but a copy, or given up."""
+        return None if name.endswith(ENDING) else _owner(self._store.layer(name))
 
     async def sweep(self, kept: Collection[str], give_back: Callable[[str, str], Awaitable[bool]]) -> None:
         """Take away what a kill -9 or a power cut left, but for `kept` and what is being made.
@@ -145,7 +145,7 @@ class Layers:
                 # looked at again under the lock: it may have been sealed since
                 if not ours or (not name.endswith(ENDING) and self.table.layer(name) is not None):
                     continue
-                owner = None if name.endswith(ENDING) else self.owner(name)
+                owner = self.owner(name)
                 if owner is None or await give_back(owner, name):
                     await asyncio.to_thread(self.remove, name)
                 else:
@@ -199,20 +199,33 @@ def claimed(directory: str, *, wait: bool = False) -> Iterator[bool]:
 def made(directory: str) -> Iterator[int]:
     """Make a layer's directory and hold it until it is one; after an error nothing is left of it.
 
+    But for what was moved into it and could not be moved back: that is a session's, whose record says so.
+
     Raises:
         OSError: it cannot be made.
     """
     os.mkdir(directory, 0o700)
-    fd = os.open(directory, _DIRECTORY)
+    try:
+        fd = os.open(directory, _DIRECTORY)
+    except BaseException:
+        os.rmdir(directory)
+        raise
     try:
         fcntl.flock(fd, fcntl.LOCK_EX)
         yield fd
     except BaseException:
-        with suppress(OSError):
-            remove_tree(directory)
+        if _owner(fd) is None:
+            with suppress(OSError):
+                remove_tree(directory)
         raise
     finally:
         os.close(fd)
+
+
+def _owner(layer: str | int) -> str | None:
+    with suppress(OSError):
+        return os.getxattr(layer, OWNER).decode()
+    return None
 
 
 def open_part(directory: int, name: str, *, make: bool = False) -> int:

@@ -105,6 +105,8 @@ class Mounter:
         """
         source = self._open_own(attached) if attached.own else self._open(_as_mount(attached), live.spec, again=again)
         try:
+            if again and not attached.own:
+                _check_same(attached, source)
             reply = await self._request(live, attached, source)
         except (OSError, TimeoutError) as error:
             raise SandboxIoError(f"mount of `{attached.source}`: {str(error) or 'no answer in time'}") from None
@@ -117,7 +119,7 @@ class Mounter:
             )
         if attached.layer:
             await self._check_overlay(live)
-        mounted = replace(attached, source=source.path)
+        mounted = replace(attached, source=source.path, owner=source.uid)
         live.record = replace(live.record, attached=(*live.record.attached, mounted))
 
     async def _check_overlay(self, live: "LiveSession") -> None:
@@ -186,6 +188,15 @@ class Mounter:
             return control.parse_reply(await porter.answer(control.REPLY.size, control.ANSWER_WITHIN_S))
         finally:
             porter.abandon()  # it has answered, or has had its time
+
+
+def _check_same(attached: Attached, source: Source) -> None:
+    """A guest that can write above a source can put something else in its place while its session sleeps."""
+    if (source.path, source.uid) != (attached.source, attached.owner):
+        raise SandboxIoError(
+            f"mount source `{attached.source}` is not what was attached: it is {source.path} of uid {source.uid} now, "
+            f"and was of uid {attached.owner}; put it back, or end the session"
+        )
 
 
 def _changes(live: "LiveSession", attached: Attached, holder: int | None) -> bytes:

@@ -40,6 +40,8 @@ async def change_policy(
             await sessions.policies.change(live, policy)
     if switch:
         await _start_on(sessions, live, before)
+    else:
+        await sessions.watch_again(live)
 
 
 async def _start_on(sessions: Sessions, live: LiveSession, before: SandboxSpec) -> None:
@@ -47,7 +49,11 @@ async def _start_on(sessions: Sessions, live: LiveSession, before: SandboxSpec) 
     try:
         await sessions.restart(live)
     except SandboxError as error:
-        _save(sessions, live, before)
+        async with live.lock, sessions.locked(live):
+            sessions.refresh(live)
+            if processes.alive(live.record.processes):
+                return  # somebody else has brought it back: on the new one
+            _save(sessions, live, before)
         raise NetworkPolicyError(f"the old policy stays: {error}") from None
 
 

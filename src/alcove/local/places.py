@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 
 from alcove.local import parts
-from alcove.local.launch import CONTROL_SOCKET, EXEC_SOCKET
+from alcove.local.launch import CLOSED, CONTROL_SOCKET, EXEC_SOCKET
 from alcove.local.parts import OUTPUTS
 
 _MEMORY = "memory"
@@ -79,7 +79,7 @@ def _dress(upper: str, like: str) -> None:
 def remove_unused(directory: str, *, owned_root: bool) -> None:
     """Remove what no guest has been in, by name: where descriptors have run out, this still works."""
     with suppress(OSError):
-        for name in (CONTROL_SOCKET, EXEC_SOCKET):
+        for name in (CONTROL_SOCKET, EXEC_SOCKET, f"{EXEC_SOCKET}{CLOSED}"):
             with suppress(FileNotFoundError):
                 os.unlink(f"{directory}/{name}")
         names = [_MEMORY, OUTPUTS.upper]

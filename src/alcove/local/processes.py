@@ -7,13 +7,15 @@ from contextlib import suppress
 
 from msgspec import Struct
 
-from alcove.contract import LifecycleError
+from alcove.contract import LifecycleError, SandboxIoError
 from alcove.local import cgroups
 from alcove.local.readiness import readable
 
 _END_WITHIN_S = 1.0
 _KILLED_WITHIN_S = 5.0
 _MOST_STAT = 4096  # a name and fifty numbers
+# the last two: the number is a thread's now
+_NO_SUCH_PROCESS = {errno.ESRCH, errno.EINVAL, errno.ENOENT}
 
 
 class Processes(Struct, frozen=True):
@@ -26,29 +28,50 @@ class Processes(Struct, frozen=True):
 
 
 def start_time(pid: int) -> int | None:
-    """When a process started, in ticks since boot (proc(5), field 22), or None when there is no such process."""
+    """When a process started, in ticks since boot (proc(5), field 22), or None when there is no such process.
+
+    Raises:
+        SandboxIoError: it cannot be looked at: no word that it is gone.
+    """
     try:
         fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
+    except FileNotFoundError:
         return None
+    except OSError as error:
+        raise _unseen(pid, error) from None
     try:
         return int(os.read(fd, _MOST_STAT).rpartition(b")")[2].split()[19])
-    except (OSError, IndexError):
+    except (ProcessLookupError, IndexError):
         return None
     finally:
         os.close(fd)
 
 
 def open_process(pid: int, started: int) -> int | None:
-    """A pidfd of the very process that was recorded, or None when it is gone."""
+    """A pidfd of the very process that was recorded, or None when it is gone.
+
+    Raises:
+        SandboxIoError: it cannot be looked at: no word that it is gone.
+    """
     try:
         fd = os.pidfd_open(pid)
-    except OSError:
-        return None
-    if start_time(pid) == started:
+    except OSError as error:
+        if error.errno in _NO_SUCH_PROCESS:
+            return None
+        raise _unseen(pid, error) from None
+    try:
+        same = start_time(pid) == started
+    except BaseException:
+        os.close(fd)
+        raise
+    if same:
         return fd
     os.close(fd)
     return None
+
+
+def _unseen(pid: int, error: OSError) -> SandboxIoError:
+    return SandboxIoError(f"process {pid} cannot be looked at: {error.strerror}; try again")
 
 
 def open_warden(processes: Processes | None) -> int:
@@ -56,6 +79,7 @@ def open_warden(processes: Processes | None) -> int:
 
     Raises:
         ProcessLookupError: it is gone.
+        SandboxIoError: as `open_process`.
     """
     fd = open_process(processes.warden, processes.started) if processes else None
     if fd is None:
@@ -64,7 +88,11 @@ def open_warden(processes: Processes | None) -> int:
 
 
 def alive(processes: Processes | None) -> bool:
-    """Tell whether the session's warden is there, and not merely unreaped."""
+    """Tell whether the session's warden is there, and not merely unreaped.
+
+    Raises:
+        SandboxIoError: as `open_process`.
+    """
     fd = open_process(processes.warden, processes.started) if processes else None
     if fd is None:
         return False
@@ -77,12 +105,13 @@ def alive(processes: Processes | None) -> bool:
 
 
 def ask_to_end(processes: Processes | None) -> None:
-    """Let the warden kill everything of its session, without waiting for it."""
-    fd = open_process(processes.warden, processes.started) if processes else None
-    if fd is not None:
-        with suppress(ProcessLookupError):
+    """Let the warden kill everything of its session, if it can be reached, without waiting for it."""
+    with suppress(ProcessLookupError, SandboxIoError):
+        fd = open_warden(processes)
+        try:
             signal.pidfd_send_signal(fd, signal.SIGTERM)
-        os.close(fd)
+        finally:
+            os.close(fd)
 
 
 async def stop(processes: Processes | None, groups: cgroups.Groups) -> None:
@@ -90,6 +119,7 @@ async def stop(processes: Processes | None, groups: cgroups.Groups) -> None:
 
     Raises:
         LifecycleError: even SIGKILL did not end them in time.
+        SandboxIoError: as `open_process`.
     """
     await end_warden(processes, groups)
     if cgroups.populated(groups):  # a warden that was killed could not reap: by the group, then
@@ -101,6 +131,7 @@ async def end_warden(processes: Processes | None, groups: cgroups.Groups) -> boo
 
     Raises:
         LifecycleError: even SIGKILL did not end it in time.
+        SandboxIoError: as `open_process`.
     """
     warden = open_process(processes.warden, processes.started) if processes else None
     if processes is None or warden is None:

@@ -29,6 +29,7 @@ class Attached(Struct, frozen=True):
     """A mount beyond the canonical ones; `own` is a directory of the session's, not the caller's.
 
     `layer` names the directory of the session's that has the changes of a copy-on-write mount; else it is empty.
+    `owner` is the host uid that the source belonged to when it was allowed.
     """
 
     source: str
@@ -36,6 +37,7 @@ class Attached(Struct, frozen=True):
     access: FilesystemAccess
     own: bool
     layer: str = ""
+    owner: int | None = None
 
 
 class Egress(Struct, frozen=True):

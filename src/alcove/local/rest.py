@@ -48,13 +48,15 @@ async def _running(sessions: Sessions, live: LiveSession, target: str) -> str | 
             until = monotonic() + _GRACE_S
             while (reply := await _ended(live, target)).processes and monotonic() < until:  # noqa: ASYNC110 - no event
                 await asyncio.sleep(_LOOK_EVERY_S)
-        except TimeoutError:
-            return f"session `{live.id}` does not answer"
-        except OSError:
+        except (ConnectionError, FileNotFoundError):
             pass  # its warden is gone, or on its way out; ending it makes certain
+        except OSError as error:
+            return f"session `{live.id}` does not answer ({error.strerror or error})"
         else:
             if reply.error:
                 return _told(live, reply, target)
+    else:
+        await suspension.end_unrecorded(live)
     await processes.stop(live.record.processes, live.record.groups)
     if live.record.processes is not None:
         live.record = replace(live.record, processes=None)

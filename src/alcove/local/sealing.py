@@ -50,6 +50,8 @@ def move(directory: str, layer: str, moved: list[Part]) -> None:
 def move_back(directory: str, layer: str) -> bool:
     """Give a session back what was moved of it; to do so again does no harm. False: there is something else already.
 
+    The layer is the session's no longer once it has all of it back.
+
     Raises:
         OSError: something cannot be moved.
     """
@@ -63,6 +65,9 @@ def move_back(directory: str, layer: str) -> bool:
             if error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
                 raise
             whole = False
+    if whole:
+        with suppress(OSError):
+            os.removexattr(layer, OWNER)
     return whole
 
 

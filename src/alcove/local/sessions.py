@@ -43,7 +43,6 @@ from alcove.local.launch import EXEC_SOCKET, connect
 from alcove.local.layers import Layers
 from alcove.local.locking import exclusively
 from alcove.local.mounting import Mounter
-from alcove.local.operations import Kind, operation
 from alcove.local.policies import Policies
 from alcove.local.records import OWNED, Egress, Maker, Record
 from alcove.local.removal import remove_tree
@@ -51,8 +50,6 @@ from alcove.local.snapshot_table import passing_name
 from alcove.local.store import Row, Store
 from alcove.local.suspension import Suspension
 
-_END = operation(Kind.END)
-_END_WITHIN_S = 1.0
 _REMOVE_INLINE = 256
 _REAP_AT_ONCE = 4
 #: A session directory under this suffix is on its way out: its session is gone whatever the row says.
@@ -166,10 +163,11 @@ class Sessions:
 
     def _take_back(self, live: LiveSession, key: str) -> None:
         """Whoever moved its files into a layer was killed before it was one."""
-        self.move_back(live, key)
+        whole = self.move_back(live, key)
         live.record = replace(live.record, sealing=None)
         self.save(live)
-        self.layers.remove(key)
+        if whole:  # else the next sweep keeps apart what is left of it
+            self.layers.remove(key)
 
     def save(self, live: LiveSession, *, spec: bool = False) -> None:
         """Write the session's record, and its spec where that changed."""
@@ -194,13 +192,17 @@ class Sessions:
             raise
         live = LiveSession(row, spec, replace(record, disk=enforced.disk), self._store.directory(key))
         try:
-            await self.cells.start(live, enforced, launcher, self.policies.early(live))
+            early = self.policies.early(live)
+            closed = early is not None or bool(spec.mounts)
+            await self.cells.start(live, enforced, launcher, early, closed=closed)
             self._reap_some(launcher.pid)
             for mount in spec.mounts:
                 await self._mounter.attach(live, mount)
             await self.policies.open(live)
             live.record = replace(live.record, maker=None)
             self.save(live)
+            if closed:
+                suspension.open_doors(live.directory)
         except BaseException as error:
             live.drop_asked()
             await asyncio.shield(self._discard(live))
@@ -248,7 +250,7 @@ class Sessions:
             places.remove_unused(live.directory, owned_root=live.record.root == OWNED)
             await self._remove_files(live)
             await self._release(live)
-        except (LifecycleError, OSError):
+        except (LifecycleError, SandboxIoError, OSError):
             live.record = replace(live.record, maker=Maker(0, 0))
             self.save(live)
         else:
@@ -273,8 +275,7 @@ class Sessions:
         """
         async with self.awake(live):
             pass
-        with suppress(LifecycleError):
-            await self.watch(live)
+        await self.watch_again(live)
 
     @asynccontextmanager
     async def awake(self, live: LiveSession) -> AsyncIterator[None]:
@@ -287,9 +288,11 @@ class Sessions:
         async with self._held(live):
             await self.suspension.wake(live)
             if not self._answers(live):
+                await suspension.end_unrecorded(live)
                 await processes.stop(live.record.processes, live.record.groups)
                 await self._start_again(live)
                 self.save(live)
+                suspension.open_doors(live.directory)
             yield
 
     @asynccontextmanager
@@ -313,6 +316,11 @@ class Sessions:
 
             await chores.poke(self._store.root)
 
+    async def watch_again(self, live: LiveSession) -> None:
+        """Have a session that was woken looked at from now on; what it was woken for does not fail for that."""
+        with suppress(LifecycleError):
+            await self.watch(live)
+
     async def keep_watched(self, live: LiveSession) -> None:
         """See to it that it is: who looks at it is back with the next call, if they died; no command fails for that."""
         if live.spec.limits.idle_timeout is not None:
@@ -324,9 +332,7 @@ class Sessions:
     async def _start_again(self, live: LiveSession) -> None:
         with suppress(OSError):
             cgroups.remove(live.record.groups)
-        attached = live.record.attached
-        served = Egress(settings=live.record.egress.settings) if live.record.egress else None
-        live.record = replace(live.record, attached=(), processes=None, egress=served, settled="", frozen=False)
+        self._forget_processes(live)
         live.oom_kills = 0
         try:
             suspension.forget_closed(live.directory)
@@ -334,17 +340,37 @@ class Sessions:
             if not places.has_files(live.directory):
                 self._seek(live)
             await self._settle_layers(live)
+            before = live.record
+            try:
+                await self._make_again(live, enforced)
+            except BaseException:
+                made, live.record = live.record, before
+                await asyncio.shield(processes.stop(made.processes, made.groups))
+                raise
+        except OSError as error:
+            raise LifecycleError(f"the session could not be brought back: {error}") from None
+
+    def _forget_processes(self, live: LiveSession) -> None:
+        """In the store too, before there are others: what it says of the last ones is not true of those."""
+        forgotten = replace(live.record, processes=None, settled="", frozen=False)
+        if forgotten != live.record:
+            live.record = forgotten
+            self.save(live)
+
+    async def _make_again(self, live: LiveSession, enforced: limits.Enforced) -> None:
+        """Make a session's processes, its mounts, and what it may reach; nobody begins an exec before all is there."""
+        attached = live.record.attached
+        served = Egress(settings=live.record.egress.settings) if live.record.egress else None
+        live.record = replace(live.record, attached=(), egress=served)
+        try:
             launcher = self.cells.launcher(live.key, live.spec)
-            await self.cells.start(live, enforced, launcher, self.policies.early(live))
+            await self.cells.start(live, enforced, launcher, self.policies.early(live), closed=True)
             self._reap_some(launcher.pid)
             for mount in attached:
                 await self._mounter.mount(live, mount, again=True)
             await self.policies.open(live)
-        except BaseException as error:
+        except BaseException:
             live.drop_asked()
-            await asyncio.shield(processes.stop(live.record.processes, live.record.groups))
-            if isinstance(error, OSError):
-                raise LifecycleError(f"the session could not be brought back: {error}") from None
             raise
 
     async def _settle_layers(self, live: LiveSession) -> None:
@@ -374,7 +400,12 @@ class Sessions:
 
         try:
             return (await Upkeep(self._store, self._config).flatten(shortest),)
-        except OSError as error:
+        except (LifecycleError, OSError) as error:
+            again = self.layers.shortest(keys)
+            if len(again) <= _MOST_LAYERS:  # somebody else has done it, and took away what we read
+                return again
+            if isinstance(error, LifecycleError):
+                raise
             raise SandboxIoError(f"{len(shortest)} layers cannot be flattened: {error.strerror}") from None
 
     async def suspend(self, live: LiveSession) -> None:
@@ -454,8 +485,7 @@ class Sessions:
     async def _end_cell(self, live: LiveSession) -> bool:
         """Let the warden kill the session's processes: true when it says that none is left."""
         try:
-            asked = control.ask(live.directory, _END, within=_END_WITHIN_S, meanwhile=lambda: self._take_name(live))
-            return (await asked).error == 0
+            return (await control.end(live.directory, lambda: self._take_name(live))).error == 0
         except OSError:
             return False
 

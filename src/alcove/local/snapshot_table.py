@@ -53,6 +53,11 @@ def passing_name(pid: int, started: int) -> str:
     return f":{pid}:{started}:{secrets.token_hex(6)}"
 
 
+def is_passing(name: str | None) -> bool:
+    """Whether a snapshot goes with who takes it, and so is nobody's parent."""
+    return name is not None and name.startswith(":")
+
+
 class SnapshotTable:
     """The tables of one store."""
 
@@ -93,7 +98,7 @@ class SnapshotTable:
             InvalidRequest: its name is taken.
         """
         statement = f"INSERT INTO snapshots ({_SNAPSHOT}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"  # noqa: S608
-        self._named(statement, _values(snapshot), snapshot.name)
+        self._named(statement, _values(snapshot), snapshot.name, of=snapshot.id)
         self.use(f"snapshot {snapshot.id}", snapshot.layers)
 
     def rename(self, snapshot_id: str, name: str | None) -> None:
@@ -102,11 +107,11 @@ class SnapshotTable:
         Raises:
             InvalidRequest: it is taken.
         """
-        self._named("UPDATE snapshots SET name = ? WHERE id = ?", (name, snapshot_id), name)
+        self._named("UPDATE snapshots SET name = ? WHERE id = ?", (name, snapshot_id), name, of=snapshot_id)
 
-    def _named(self, statement: str, parameters: tuple[object, ...], name: str | None) -> None:
+    def _named(self, statement: str, parameters: tuple[object, ...], name: str | None, *, of: str) -> None:
         taken = self.find(name) if name is not None else None
-        if taken is not None and taken.id not in parameters:
+        if taken is not None and taken.id != of:
             raise InvalidRequest(f"snapshot `{taken.id}` has the name `{name}` already; choose another")
         try:
             self._store.write(statement, parameters)

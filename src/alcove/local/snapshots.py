@@ -27,7 +27,7 @@ from alcove.local.layers import Layers
 from alcove.local.parts import OUTPUTS, Part
 from alcove.local.records import OWNED
 from alcove.local.sessions import LiveSession, Sessions
-from alcove.local.snapshot_table import Layer, Snapshot
+from alcove.local.snapshot_table import Layer, Snapshot, is_passing
 from alcove.local.store import Store
 from alcove.state.contents import Progress
 
@@ -70,9 +70,6 @@ class Snapshots:
                 # what lies on a disk of the session's own cannot be renamed out of it
                 by = self._by_renaming if resting and not live.record.disk else self._by_copying
                 snapshot = await by(live, name, progress)
-                if not passing:
-                    live.record = replace(live.record, parent=snapshot.id)
-                    self._sessions.save(live)
         except OSError as error:
             raise SandboxIoError(
                 f"no snapshot of session `{live.id}`: {error.strerror}; the session has lost nothing"
@@ -115,9 +112,9 @@ class Snapshots:
             live.record = replace(before, layers=(*before.layers, layer.key))
             return self._commit(live, layer, name)
         except BaseException:
-            sealing.move_back(live.directory, directory)
-            live.record = before
-            self._sessions.save(live)
+            if sealing.move_back(live.directory, directory):  # else the record says where its files are
+                live.record = before
+                self._sessions.save(live)
             raise
 
     async def _by_copying(self, live: LiveSession, name: str | None, progress: Progress | None) -> Snapshot:
@@ -159,12 +156,18 @@ class Snapshots:
             layers=keys,
             created=time.time(),
         )
-        with self._store.transaction():
-            if layer is not None:
-                self._table.add_layer(layer)
-            self._table.add(snapshot)
-            self._sessions.save(live)
-            self._table.use(f"session {live.key}", record.layers)
+        if not is_passing(name):
+            live.record = replace(record, parent=snapshot.id)
+        try:
+            with self._store.transaction():
+                if layer is not None:
+                    self._table.add_layer(layer)
+                self._table.add(snapshot)
+                self._sessions.save(live)
+                self._table.use(f"session {live.key}", record.layers)
+        except BaseException:
+            live.record = record
+            raise
         return snapshot
 
     def _owned(self, live: LiveSession) -> bool:

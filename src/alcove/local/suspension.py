@@ -15,16 +15,14 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 
 from alcove.contract import LifecycleError
-from alcove.local import cgroups, freezer, parts, processes
-from alcove.local.launch import DEBUG_SOCKET, EXEC_SOCKET
+from alcove.local import cgroups, control, freezer, parts, processes
+from alcove.local.launch import CLOSED, DEBUG_SOCKET, EXEC_SOCKET
 from alcove.local.policies import Save
 from alcove.local.records import OWNED
 
 if TYPE_CHECKING:
     from alcove.local.sessions import LiveSession
 
-#: The suffix of a socket while nobody is to reach it.
-_CLOSED = ".closed"
 _DOORS = (EXEC_SOCKET, DEBUG_SOCKET)
 
 
@@ -42,8 +40,11 @@ class Suspension:
         """
         try:
             if not processes.alive(live.record.processes):
+                await end_unrecorded(live)
                 await self._bury(live)
-            elif not live.record.frozen and await self._end_if_empty(live) is not None:
+            elif live.record.frozen:
+                await freezer.freeze(live.directory)  # whoever wrote that down may have been killed before it was so
+            elif await self._end_if_empty(live) is not None:
                 await self._freeze(live)
         except OSError as error:
             raise LifecycleError(f"session `{live.id}` could not be suspended: {error}; try again") from None
@@ -75,6 +76,7 @@ class Suspension:
         files can lie with a process elsewhere, so the kernel is asked before the mounts go.
         """
         if not processes.alive(live.record.processes):
+            await end_unrecorded(live)
             await processes.stop(live.record.processes, live.record.groups)
             return live.record.settled == _boot()
         try:
@@ -126,7 +128,7 @@ class Suspension:
         # in this order, so that a kill -9 in between leaves a session that the next exec wakes
         for name in _DOORS:
             with suppress(FileNotFoundError):
-                os.rename(f"{live.directory}/{name}", f"{live.directory}/{name}{_CLOSED}")
+                os.rename(f"{live.directory}/{name}", f"{live.directory}/{name}{CLOSED}")
         live.record = replace(live.record, frozen=True)
         self._save(live)
         try:
@@ -143,7 +145,7 @@ class Suspension:
         Raises:
             LifecycleError: its warden does not answer.
         """
-        if not live.record.frozen and not is_closed(live.directory):
+        if live.record.processes is None or not (live.record.frozen or is_closed(live.directory)):
             return
         try:
             await freezer.thaw(live.directory)
@@ -154,9 +156,7 @@ class Suspension:
         if live.record.frozen:
             live.record = replace(live.record, frozen=False)
             self._save(live)
-        for name in _DOORS:
-            with suppress(FileNotFoundError):
-                os.rename(f"{live.directory}/{name}{_CLOSED}", f"{live.directory}/{name}")
+        open_doors(live.directory)
 
 
 @asynccontextmanager
@@ -182,14 +182,27 @@ async def held(live: "LiveSession") -> AsyncIterator[None]:
 
 def is_closed(directory: str) -> bool:
     """Tell whether nobody can begin an exec in a session because it sleeps, or was to."""
-    return os.path.lexists(f"{directory}/{EXEC_SOCKET}{_CLOSED}")
+    return os.path.lexists(f"{directory}/{EXEC_SOCKET}{CLOSED}")
+
+
+def open_doors(directory: str) -> None:
+    """Let execs in again, or for the first time."""
+    for name in _DOORS:
+        with suppress(FileNotFoundError):
+            os.rename(f"{directory}/{name}{CLOSED}", f"{directory}/{name}")
+
+
+async def end_unrecorded(live: "LiveSession") -> None:
+    """End the processes that whoever made them was killed before it wrote down: they listen where a session's do."""
+    with suppress(OSError):
+        await control.end(live.directory)
 
 
 def forget_closed(directory: str) -> None:
     """What belonged to processes that are gone."""
     for name in _DOORS:
         with suppress(FileNotFoundError):
-            os.unlink(f"{directory}/{name}{_CLOSED}")
+            os.unlink(f"{directory}/{name}{CLOSED}")
 
 
 def _unfreezable(live: "LiveSession", running: int) -> LifecycleError:

@@ -3,6 +3,7 @@
 All of it can be killed at any moment, and done again by whoever comes next.
 """
 
+import asyncio
 import ctypes
 import os
 import secrets
@@ -105,6 +106,7 @@ class Upkeep:
         advance = reserve.guarding(self._store.root, self._config, progress)
         with layers.made(self._store.layer(key)) as target:
             await beside(lambda step: self._copy(chain, target, names, step), advance)
+            await asyncio.to_thread(_flush, target)  # what it takes the place of may be on the disk already
             self._take_its_place(Layer(key, names, covers=tuple(chain), scanned=True))
         await self._layers.collect()
         return key
@@ -119,7 +121,7 @@ class Upkeep:
 
     def _take_its_place(self, flat: Layer) -> None:
         chain = flat.covers
-        with self._store.transaction():
+        with self._store.flushed():
             if len(self._table.chain(chain)) != len(chain):
                 raise LifecycleError("a layer that was to be flattened is gone")
             self._table.add_layer(flat)
@@ -157,11 +159,14 @@ class LayerChores:
 
     async def run_due(self) -> float | None:
         """Do it; nothing is left to do then."""
-        if self._wanted:
+        while self._wanted:
             self._wanted = False
             store = Store(self._root)
             try:
                 await Upkeep(store).run()
+            except BaseException:
+                self._wanted = True  # tried again, if we are
+                raise
             finally:
                 store.close()
         return None
