@@ -324,11 +324,11 @@ def on_terminal(alcove: Cli, *words: str) -> bytes:
 
 
 def test_what_goes_on_behind_keeps_nothing_of_its_callers(alcove: Cli) -> None:
-    alcove.create("--id", "sleepy", "--idle-timeout", "1h")  # whoever looks at it stays
-    alcove("snapshot", "sleepy")
+    alcove.create("--id", "watched", "--idle-timeout", "1h")  # whoever looks at it stays
     keeping.end(alcove.store)
+    alcove.create("--id", "plain")
     reading, writing = os.pipe()
-    subprocess.run([*alcove.command, "snapshot", "sleepy"], env=alcove.environment, pass_fds=(writing,), check=True)
+    subprocess.run([*alcove.command, "snapshot", "plain"], env=alcove.environment, pass_fds=(writing,), check=True)
     os.close(writing)
     assert select.select([reading], [], [], WITHIN)[0]
     assert os.read(reading, 1) == b""
