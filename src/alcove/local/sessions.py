@@ -202,7 +202,7 @@ class Sessions:
             live.record = replace(live.record, maker=None)
             self.save(live)
             if closed:
-                suspension.open_doors(live.directory)
+                suspension.open_doors(live)
         except BaseException as error:
             live.drop_asked()
             await asyncio.shield(self._discard(live))
@@ -292,7 +292,7 @@ class Sessions:
                 await processes.stop(live.record.processes, live.record.groups)
                 await self._start_again(live)
                 self.save(live)
-                suspension.open_doors(live.directory)
+                suspension.open_doors(live)
             yield
 
     @asynccontextmanager

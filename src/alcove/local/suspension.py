@@ -156,7 +156,7 @@ class Suspension:
         if live.record.frozen:
             live.record = replace(live.record, frozen=False)
             self._save(live)
-        open_doors(live.directory)
+        open_doors(live)
 
 
 @asynccontextmanager
@@ -185,11 +185,18 @@ def is_closed(directory: str) -> bool:
     return os.path.lexists(f"{directory}/{EXEC_SOCKET}{CLOSED}")
 
 
-def open_doors(directory: str) -> None:
-    """Let execs in again, or for the first time."""
-    for name in _DOORS:
-        with suppress(FileNotFoundError):
-            os.rename(f"{directory}/{name}{CLOSED}", f"{directory}/{name}")
+def open_doors(live: "LiveSession") -> None:
+    """Let execs in again, or for the first time.
+
+    Raises:
+        LifecycleError: they stay out; whoever comes next tries again.
+    """
+    try:
+        for name in _DOORS:
+            with suppress(FileNotFoundError):
+                os.rename(f"{live.directory}/{name}{CLOSED}", f"{live.directory}/{name}")
+    except OSError as error:
+        raise LifecycleError(f"session `{live.id}` cannot be opened: {error.strerror}; try again") from None
 
 
 async def end_unrecorded(live: "LiveSession") -> None:
