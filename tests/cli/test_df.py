@@ -6,12 +6,14 @@ import pty
 import subprocess
 import time
 from collections.abc import Callable, Coroutine
+from typing import NoReturn
 
 import pytest
 
 from alcove.cli import df
 from alcove.cli.df import size
 from alcove.cli.table import COMMANDS
+from alcove.local.terminal import TerminalSandbox
 from tests.cli.cli import WITHIN, Cli, read_until
 
 pytestmark = pytest.mark.user
@@ -65,11 +67,15 @@ def test_sizes_for_people(count: int, text: str) -> None:
 
 
 def test_it_ends_when_it_is_not_wanted_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Endless:
-        def usage(self, looked: Callable[[int], None]) -> None:
-            while True:
+    class Endless(TerminalSandbox):
+        def __init__(self) -> None:
+            pass
+
+        def usage(self, looked: Callable[[int], None] | None = None) -> NoReturn:
+            while looked is not None:
                 looked(1)
                 time.sleep(0.01)
+            raise AssertionError
 
     def hurried(_given: object, work: Callable[[object], Coroutine[object, object, int]]) -> int:
         return asyncio.run(asyncio.wait_for(work(Endless()), 0.1))

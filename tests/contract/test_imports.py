@@ -103,7 +103,7 @@ def is_module(parts: list[str]) -> bool:
 
 
 def is_for(part: str, parts: list[str]) -> bool:
-    return tuple(parts[:2]) in INSIDES.get(part, set())
+    return any(tuple(parts[: len(inside)]) == inside for inside in INSIDES.get(part, set()))
 
 
 def test_every_part_has_its_row() -> None:

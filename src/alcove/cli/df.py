@@ -6,7 +6,6 @@ from alcove.cli import tables
 from alcove.cli.grammar import Given
 from alcove.cli.local import with_backend
 from alcove.cli.progress import counted
-from alcove.local.interruption import in_thread
 from alcove.local.terminal import TerminalSandbox
 from alcove.local.usage import FileSystemUsage, SessionUsage, StoreUsage
 
@@ -19,7 +18,7 @@ def df(given: Given) -> int:
 
     async def work(backend: TerminalSandbox) -> int:
         with counted("files looked at") as looked:
-            usage = await in_thread(lambda interruption: backend.usage(interruption.telling(looked)))
+            usage = await backend.usage_beside(looked)
         if given["json"]:
             from msgspec.json import encode
 

@@ -9,12 +9,17 @@ import termios
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
+from typing import TYPE_CHECKING
 
 from alcove.contract import ExecError, ExecRequest, ExecResult
 from alcove.local.backend import LocalSandbox
 from alcove.local.exec import Command, Outcome, Surroundings
+from alcove.local.interruption import in_thread
 from alcove.local.operations import Kind, operation
 from alcove.local.relay import Flow, Relay, Streams
+
+if TYPE_CHECKING:
+    from alcove.local.usage import StoreUsage
 
 __all__ = ["Resizing", "Streams", "TerminalSandbox", "raw_mode"]
 
@@ -24,7 +29,7 @@ _COMMON_SIZE = (24, 80)
 
 
 class TerminalSandbox(LocalSandbox):
-    """`LocalSandbox` with two more ways to exec."""
+    """`LocalSandbox` with two more ways to exec, and with what a person may want to stop."""
 
     async def relay(self, session_id: str, request: ExecRequest, streams: Streams) -> ExecResult:
         """Run a command whose streams are the caller's: `exec` in all else.
@@ -42,6 +47,10 @@ class TerminalSandbox(LocalSandbox):
         The caller's terminal is in raw mode meanwhile: `raw_mode`.
         """
         return await self._exec(session_id, request, partial(TerminalRelay, shown_on, resizing))
+
+    async def usage_beside(self, looked: Callable[[int], None] | None) -> "StoreUsage":
+        """Return `usage`, looked for in a thread; cancelled, it ends with the next file."""
+        return await in_thread(lambda interruption: self.usage(interruption.telling(looked)))
 
 
 class Resizing:
