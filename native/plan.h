@@ -2,7 +2,7 @@
  *
  * One operation on the wire, little-endian, padded to 8 bytes:
  *   u32 kind, flags, n0, n1; u64 v0, v1; u32 len0, len1; s0[len0], NUL, s1[len1], NUL
- * The same form carries exec requests and control requests. src/alcove/local/plan.py is the other half. */
+ * The same form carries exec requests and control requests. src/alcove/local/cell/plan.py is the other half. */
 #ifndef ALCOVE_PLAN_H
 #define ALCOVE_PLAN_H
 

@@ -13,7 +13,7 @@ import pytest
 from alcove.cli import df
 from alcove.cli.df import size
 from alcove.cli.table import COMMANDS
-from alcove.local.terminal import TerminalSandbox
+from alcove.local.exec.terminal import TerminalSandbox
 from tests.cli.cli import WITHIN, Cli, read_until
 
 pytestmark = pytest.mark.user

@@ -35,7 +35,7 @@ ALLOWED: dict[str, set[str]] = {
 BACKENDS = {"local", "client", "fleet"}
 
 #: But for what a backend has for one of them alone.
-INSIDES = {"cli": {("local", "terminal"), ("local", "doctor"), ("local", "usage")}}
+INSIDES = {"cli": {("local", "exec", "terminal"), ("local", "doctor"), ("local", "disk", "usage")}}
 
 #: What the contract takes from outside: nothing that reads, writes, waits or spawns.
 CONTRACT_IMPORTS = {

@@ -145,7 +145,6 @@ def test_a_blank_session_id() -> None:
         (SandboxSpec(limits=ResourceLimits(cpu_count=0)), "cpu_count must be at least 1"),
         (SandboxSpec(limits=ResourceLimits(memory_mb=0)), "memory_mb must be at least 1"),
         (SandboxSpec(limits=ResourceLimits(wall_time=0)), "wall_time must be more than 0"),
-        (SandboxSpec(limits=ResourceLimits(idle_timeout=0)), "idle_timeout must be more than 0"),
         (SandboxSpec(pids=0), "pids must be at least 1"),
         (SandboxSpec(open_files=0), "open_files must be at least 1"),
         (SandboxSpec(disk_mb=0), "disk_mb must be at least 1"),

@@ -25,8 +25,8 @@ from alcove.contract import (
 )
 from alcove.local.backend import LocalSandbox
 from alcove.local.config import LocalSandboxConfig
-from alcove.local.mounting import Mounter
-from alcove.local.upkeep import DEEP, Upkeep
+from alcove.local.mounts.mounting import Mounter
+from alcove.local.snapshots.upkeep import DEEP, Upkeep
 from tests.conftest import PlainUser
 from tests.local import outside
 from tests.local.cell import Cell, live, mark

@@ -23,10 +23,10 @@ from alcove.contract import (
     SandboxState,
     Unsupported,
 )
-from alcove.local import disk, loopback
 from alcove.local.backend import LocalSandbox
 from alcove.local.config import LocalSandboxConfig
-from alcove.local.disk_use import measure
+from alcove.local.disk import disk, loopback
+from alcove.local.disk.disk_use import measure
 from tests.local import outside
 from tests.local.cell import Cell, live
 

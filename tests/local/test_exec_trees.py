@@ -13,7 +13,7 @@ import pytest
 
 from alcove.contract import ExecResult
 from alcove.local.backend import LocalSandbox
-from alcove.local.exec import ESCALATE_AFTER_S
+from alcove.local.exec.execution import ESCALATE_AFTER_S
 from tests.local import outside
 from tests.local.cell import Cell, live, mark
 
@@ -187,7 +187,7 @@ CALLER = """
 import asyncio, os, sys
 from alcove.contract import ExecRequest
 from alcove.local.backend import LocalSandbox
-from alcove.local.exec import ESCALATE_AFTER_S
+from alcove.local.exec.execution import ESCALATE_AFTER_S
 from alcove.local.config import LocalSandboxConfig
 
 async def main():

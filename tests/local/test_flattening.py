@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from alcove.local.flattening import flatten_layers
+from alcove.local.snapshots.flattening import flatten_layers
 from tests.state import guest_trees
 from tests.state.guest_trees import opened
 

@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from alcove.local import control, freezer
-from alcove.local.operations import Kind, operation
+from alcove.local.cell import control
+from alcove.local.cell.operations import Kind, operation
+from alcove.local.sleep import freezer
 from tests.local import outside
 from tests.local.cell import Cell, mark
 

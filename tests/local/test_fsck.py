@@ -13,13 +13,13 @@ import pytest
 import pytest_asyncio
 
 from alcove.contract import Limited, SandboxIoError, SandboxSpec, SandboxState
-from alcove.local import processes
 from alcove.local.backend import LocalSandbox
+from alcove.local.cell import processes
 from alcove.local.config import LocalSandboxConfig
 from alcove.local.doctor.fsck import Damage, StoreReport, check_store
 from alcove.local.removal import remove_tree
+from alcove.local.snapshots.upkeep import Upkeep
 from alcove.local.store import Store
-from alcove.local.upkeep import Upkeep
 from tests.local import outside
 from tests.local.cell import Cell
 

@@ -24,8 +24,8 @@ from alcove.contract import (
 )
 from alcove.contract.types import ExecRequest, FilesystemMount
 from alcove.local.backend import LocalSandbox
+from alcove.local.cell.launch import Launcher
 from alcove.local.config import LocalSandboxConfig
-from alcove.local.launch import Launcher
 from alcove.local.store import Row
 from alcove.testing import no_leaks
 from tests.local import outside

@@ -18,8 +18,8 @@ from alcove.contract import (
     SandboxIoError,
     SandboxSpec,
 )
-from alcove.local import overlays
 from alcove.local.backend import LocalSandbox
+from alcove.local.cell import overlays
 from tests.local import outside
 from tests.local.cell import Cell, live
 from tests.local.projects import EDIT, EDITED, FILES, Make, kinds, mounted, spec, tree

@@ -16,8 +16,8 @@ from alcove.contract import (
     SandboxError,
     SandboxIoError,
 )
-from alcove.local import control
 from alcove.local.backend import LocalSandbox
+from alcove.local.cell import control
 from tests.conftest import PlainUser
 from tests.local import outside
 from tests.local.cell import Cell, live, mark

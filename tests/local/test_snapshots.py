@@ -28,12 +28,13 @@ from alcove.contract import (
     SandboxSnapshot,
     SandboxSpec,
 )
-from alcove.local import control, sealing
 from alcove.local.backend import LocalSandbox
-from alcove.local.launch import CONTROL_SOCKET, connect
-from alcove.local.layers import OWNER
-from alcove.local.operations import Kind, operation
-from alcove.local.snapshot_table import SnapshotTable
+from alcove.local.cell import control
+from alcove.local.cell.launch import CONTROL_SOCKET, connect
+from alcove.local.cell.operations import Kind, operation
+from alcove.local.snapshots import sealing
+from alcove.local.snapshots.layers import OWNER
+from alcove.local.snapshots.snapshot_table import SnapshotTable
 from tests.conftest import PlainUser
 from tests.local import outside
 from tests.local.cell import Cell, begun, live, mark

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from alcove.contract import LifecycleError, Limited, SandboxIoError, SandboxSpec
-from alcove.local import sealing
 from alcove.local.backend import LocalSandbox
+from alcove.local.snapshots import sealing
 from tests.local import outside
 from tests.local.cell import Cell, live
 

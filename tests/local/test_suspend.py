@@ -21,9 +21,10 @@ from alcove.contract import (
     Unrestricted,
     Unsupported,
 )
-from alcove.local import cgroups, freezer
 from alcove.local.backend import LocalSandbox
+from alcove.local.cell import cgroups
 from alcove.local.config import LocalSandboxConfig
+from alcove.local.sleep import freezer
 from tests.local import outside
 from tests.local.cell import Cell, live, mark
 

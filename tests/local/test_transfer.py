@@ -15,7 +15,8 @@ from typing import Any, Literal
 import pytest
 
 from alcove.contract import InvalidRequest, LifecycleError, SandboxIoError, SandboxSnapshot, SandboxSpec
-from alcove.local import ImportLimits, LocalSandbox, LocalSandboxConfig, reserve
+from alcove.local import ImportLimits, LocalSandbox, LocalSandboxConfig
+from alcove.local.disk import reserve
 from tests.local.cell import live
 from tests.local.transfers import OFFLINE, SECRET, freed, layers_of, lineage, look, noisy, there_of, uses
 
@@ -381,6 +382,6 @@ async def test_a_layer_that_was_changed_in_the_store_does_not_leave_it(
     with pytest.raises(LifecycleError, match=f"the layer {changed.name} is not what was sealed"):
         await backend.export_snapshot("second", store.with_name("other.tar"))
     assert not store.with_name("other.tar").exists()
-    monkeypatch.setattr("alcove.local.transfer.Transfer._check", lambda *_: None)
+    monkeypatch.setattr("alcove.local.snapshots.transfer.Transfer._check", lambda *_: None)
     await backend.export_snapshot("second", store.with_name("other.tar"))  # it is this check that refuses
     await freed(backend, store)

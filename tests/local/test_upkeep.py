@@ -13,11 +13,11 @@ import pytest
 
 from alcove.contract import Limited, SandboxSession, SandboxSpec
 from alcove.local import keeper
-from alcove.local import upkeep as module
 from alcove.local.backend import LocalSandbox
 from alcove.local.config import LocalSandboxConfig
-from alcove.local.snapshot_table import SnapshotTable
-from alcove.local.upkeep import DEEP, LayerChores, Upkeep
+from alcove.local.snapshots import upkeep as module
+from alcove.local.snapshots.snapshot_table import SnapshotTable
+from alcove.local.snapshots.upkeep import DEEP, LayerChores, Upkeep
 from alcove.state.tree import digest
 from tests import keeping
 from tests.local import outside

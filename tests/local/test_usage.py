@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from alcove.contract import Limited, SandboxIoError, SandboxSpec
-from alcove.local import reserve
 from alcove.local.backend import LocalSandbox
 from alcove.local.config import LocalSandboxConfig
-from alcove.local.disk_use import measure
+from alcove.local.disk import reserve
+from alcove.local.disk.disk_use import measure
+from alcove.local.disk.usage import StoreUsage
 from alcove.local.removal import remove_tree
-from alcove.local.usage import StoreUsage
 from tests.local.cell import Cell, live
 
 pytestmark = pytest.mark.user

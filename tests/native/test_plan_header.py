@@ -1,11 +1,11 @@
-"""native/plan.h and alcove.local.operations are two halves of one format."""
+"""native/plan.h and alcove.local.cell.operations are two halves of one format."""
 
 import re
 from pathlib import Path
 
 import pytest
 
-from alcove.local.operations import Kind, Stdio, Tree, operation, strings
+from alcove.local.cell.operations import Kind, Stdio, Tree, operation, strings
 
 HEADER = (Path(__file__).parents[2] / "native" / "plan.h").read_text()
 

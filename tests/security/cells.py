@@ -13,8 +13,8 @@ from typing import Any
 
 from alcove.contract import Duration, ExecRequest, ExecResult, SandboxError, SandboxSession
 from alcove.local import LocalSandbox, records
-from alcove.local.cgroups import Groups
-from alcove.local.processes import Processes
+from alcove.local.cell.cgroups import Groups
+from alcove.local.cell.processes import Processes
 from tests.local import outside
 from tests.security.corpus import PLACE
 

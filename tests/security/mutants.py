@@ -3,8 +3,9 @@
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from alcove.local import landlock, plan, rootfs, seccomp
-from alcove.local.operations import Kind, Tree, operation
+from alcove.local import seccomp
+from alcove.local.cell import landlock, plan, rootfs
+from alcove.local.cell.operations import Kind, Tree, operation
 from alcove.state import applying
 from alcove.state.fingerprints import Fingerprints
 

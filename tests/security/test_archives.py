@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 
 from alcove.contract import FilesystemAccess, FilesystemMount, InvalidRequest, SandboxSnapshot
-from alcove.local import ImportLimits, LocalSandbox, LocalSandboxConfig, transfer
+from alcove.local import ImportLimits, LocalSandbox, LocalSandboxConfig
+from alcove.local.snapshots import transfer
 from alcove.state.tree import digest
 from alcove.state.unpacking import Policy
 from tests.security.cells import Cell

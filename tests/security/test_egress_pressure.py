@@ -17,7 +17,8 @@ import pytest
 from alcove.contract import InvalidRequest, Limited
 from alcove.egress.descriptors import SPARE
 from alcove.egress.session import MOST_CONNECTIONS
-from alcove.local import egress, keeper
+from alcove.local import keeper
+from alcove.local.network import egress
 from tests.egress.nameserver import reply
 from tests.local import outside
 from tests.security.arena import INTERNAL, PORT, Arena, accepts, address_of, dial, dial_one, get, only, page, talk

@@ -7,8 +7,8 @@ import pytest
 from msgspec.structs import replace
 
 from alcove.contract import ExecRequest, LifecycleError
-from alcove.local import plan
-from alcove.local.operations import Kind, operation
+from alcove.local.cell import plan
+from alcove.local.cell.operations import Kind, operation
 from tests.local import outside
 from tests.security.supervisors import CLOSED, counted, groups_of, new_backend, processes_of
 

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from alcove.contract import Limited, SandboxError, Unrestricted
-from alcove.local import LocalSandbox, plan
+from alcove.local import LocalSandbox
+from alcove.local.cell import plan
 from tests.local import outside
 from tests.security.cells import Cell, has_own, maps_no_host_root
 from tests.security.conftest import MakeCell

@@ -32,7 +32,7 @@ from alcove.contract import (
     SessionNotFound,
 )
 from alcove.local import LocalSandbox, LocalSandboxConfig, native
-from alcove.local.launch import listen
+from alcove.local.cell.launch import listen
 from tests.local import outside
 from tests.security.cells import Cell
 from tests.security.conftest import MakeCell

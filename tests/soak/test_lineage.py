@@ -9,7 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 from alcove import ExecRequest, Limited, LocalSandbox, LocalSandboxConfig, SandboxSpec
-from alcove.local.upkeep import Upkeep
+from alcove.local.snapshots.upkeep import Upkeep
 from alcove.testing import no_leaks
 
 WHOLE = 100

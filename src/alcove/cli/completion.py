@@ -5,7 +5,7 @@ from collections.abc import Callable
 from alcove.cli.grammar import Command, Given, Usage
 from alcove.cli.local import with_backend
 from alcove.cli.table import COMMANDS
-from alcove.local.terminal import TerminalSandbox
+from alcove.local.exec.terminal import TerminalSandbox
 
 # The last word is the one that is being typed, empty at its beginning. No answer: the shell's own file names.
 _SCRIPTS = {

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from alcove.cli.failures import warn
 from alcove.contract import InvalidRequest, SandboxSession
-from alcove.local.terminal import TerminalSandbox
+from alcove.local.exec.terminal import TerminalSandbox
 
 if TYPE_CHECKING:
     from alcove.egress.audit import Record

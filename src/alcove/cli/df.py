@@ -6,8 +6,8 @@ from alcove.cli import tables
 from alcove.cli.grammar import Given
 from alcove.cli.local import with_backend
 from alcove.cli.progress import counted
-from alcove.local.terminal import TerminalSandbox
-from alcove.local.usage import FileSystemUsage, SessionUsage, StoreUsage
+from alcove.local.disk.usage import FileSystemUsage, SessionUsage, StoreUsage
+from alcove.local.exec.terminal import TerminalSandbox
 
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 _BAR = 40

@@ -9,7 +9,7 @@ from alcove.cli.grammar import Given, Usage
 from alcove.cli.local import with_backend
 from alcove.contract import Limited, SandboxSpec, Unrestricted, to_json
 from alcove.local import LocalSandboxConfig
-from alcove.local.terminal import TerminalSandbox
+from alcove.local.exec.terminal import TerminalSandbox
 
 _FIELDS = {"id": "session_id", "pids": "pids", "open_files": "open_files", "user": "user", "disk": "disk_mb"}
 _LIMITS = {"timeout": "wall_time", "cpus": "cpu_count", "memory": "memory_mb", "idle_timeout": "idle_timeout"}

@@ -19,7 +19,7 @@ from alcove.contract import (
     SessionNotFound,
 )
 from alcove.local import LocalSandboxConfig
-from alcove.local.terminal import TerminalSandbox
+from alcove.local.exec.terminal import TerminalSandbox
 
 # What looks, ends or shows works whatever stands in a configuration file
 _CONFIGURED = {"create", "fork", "shell", "exec", "mount", "net allow", "net deny", "resume"}

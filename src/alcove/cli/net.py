@@ -10,7 +10,7 @@ from alcove.cli.failures import warn
 from alcove.cli.grammar import Given, Usage
 from alcove.cli.local import with_backend
 from alcove.contract import Limited, SandboxSession, Unrestricted, to_json
-from alcove.local.terminal import TerminalSandbox
+from alcove.local.exec.terminal import TerminalSandbox
 
 if TYPE_CHECKING:
     from alcove.egress.audit import Record

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from alcove.cli.failures import colours, warn
 from alcove.cli.grammar import Given
 from alcove.cli.local import with_backend
-from alcove.local.terminal import TerminalSandbox
+from alcove.local.exec.terminal import TerminalSandbox
 
 if TYPE_CHECKING:
     from alcove.changes import Applied, Change, Refusal

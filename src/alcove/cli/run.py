@@ -9,7 +9,7 @@ from alcove.cli.failures import TIMED_OUT, told, warn
 from alcove.cli.grammar import Given
 from alcove.cli.local import request, spec, with_backend
 from alcove.contract import ExecResult, SandboxError, SandboxSession, to_json
-from alcove.local.terminal import Streams, TerminalSandbox
+from alcove.local.exec.terminal import Streams, TerminalSandbox
 
 
 def run(given: Given) -> int:

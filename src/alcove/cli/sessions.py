@@ -15,7 +15,7 @@ from alcove.contract import (
     SessionNotFound,
     to_json,
 )
-from alcove.local.terminal import TerminalSandbox
+from alcove.local.exec.terminal import TerminalSandbox
 
 
 def create(given: Given) -> int:

@@ -9,7 +9,7 @@ from alcove.cli.failures import FAILED, warn
 from alcove.cli.grammar import Given, Usage
 from alcove.cli.local import request, with_backend
 from alcove.cli.run import exit_code, explain, explain_denials, throwaway
-from alcove.local.terminal import Resizing, TerminalSandbox, raw_mode
+from alcove.local.exec.terminal import Resizing, TerminalSandbox, raw_mode
 
 _PASSED_ON = ("TERM", "COLORTERM", "NO_COLOR")
 # bash where there is one, else whatever sh is

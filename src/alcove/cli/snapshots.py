@@ -10,7 +10,7 @@ from alcove.cli.progress import CopyBar
 from alcove.cli.values import shown_size
 from alcove.contract import SandboxError, SandboxSnapshot, to_json
 from alcove.local import LineageNode
-from alcove.local.terminal import TerminalSandbox
+from alcove.local.exec.terminal import TerminalSandbox
 
 _AGES = ((86_400, "d"), (3_600, "h"), (60, "m"), (1, "s"))
 

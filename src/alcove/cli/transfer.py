@@ -13,7 +13,7 @@ from alcove.cli.grammar import Given, Usage
 from alcove.cli.local import snapshot, with_backend
 from alcove.contract import to_json
 from alcove.local import ImportLimits
-from alcove.local.terminal import TerminalSandbox
+from alcove.local.exec.terminal import TerminalSandbox
 
 _Tell: TypeAlias = Callable[[int], None]
 # How often an import reads its archive

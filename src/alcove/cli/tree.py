@@ -9,7 +9,7 @@ from alcove.cli.local import recovered, with_backend
 from alcove.cli.tables import style
 from alcove.cli.values import shown_size
 from alcove.local import LineageNode
-from alcove.local.terminal import TerminalSandbox
+from alcove.local.exec.terminal import TerminalSandbox
 
 _INDENT = "  "
 

@@ -101,13 +101,12 @@ def validate_limits(limits: ResourceLimits) -> None:
     """Refuse limits of nothing.
 
     Raises:
-        InvalidRequest: `cpu_count`, `memory_mb`, `wall_time` or `idle_timeout` is 0.
+        InvalidRequest: `cpu_count`, `memory_mb` or `wall_time` is 0.
     """
     _refuse_zero(limits.cpu_count, "cpu_count")
     _refuse_zero(limits.memory_mb, "memory_mb")
-    for name in ("wall_time", "idle_timeout"):
-        if getattr(limits, name) == Duration(0):
-            raise InvalidRequest(f"{name} must be more than 0; leave it out for no limit")
+    if limits.wall_time == Duration(0):
+        raise InvalidRequest("wall_time must be more than 0; leave it out for no limit")
 
 
 def validate_labels(labels: Iterable[tuple[str, str]]) -> None:

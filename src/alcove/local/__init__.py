@@ -2,7 +2,7 @@
 
 from alcove.local.backend import LocalSandbox
 from alcove.local.config import LocalSandboxConfig
-from alcove.local.lineage import LineageNode
+from alcove.local.snapshots.lineage import LineageNode
 from alcove.state.limits import ImportLimits
 
 __all__ = ["ImportLimits", "LineageNode", "LocalSandbox", "LocalSandboxConfig"]

@@ -37,33 +37,29 @@ from alcove.contract.rules import (
     validate_spec,
 )
 from alcove.contract.types import HOST_ROOTFS
-from alcove.local import (
-    host,
-    landlock,
-    limits,
-    lineage,
-    native,
-    requests,
-    reserve,
-)
+from alcove.local import host, native
+from alcove.local.cell import landlock, limits
+from alcove.local.cell.layout import EGRESS_LOG
 from alcove.local.config import LocalSandboxConfig
-from alcove.local.exec import Execution, MakeExecution
-from alcove.local.execs import Execs
+from alcove.local.disk import reserve
+from alcove.local.exec import requests
+from alcove.local.exec.execs import Execs
+from alcove.local.exec.execution import Execution, MakeExecution
 from alcove.local.interruption import done_whole
-from alcove.local.layout import EGRESS_LOG
-from alcove.local.lineage import LineageNode
-from alcove.local.mounting import Mounter
-from alcove.local.networking import change_policy
+from alcove.local.mounts.mounting import Mounter
+from alcove.local.network.networking import change_policy
 from alcove.local.sessions import LiveSession, Sessions, decoded, snapshot_of
-from alcove.local.snapshots import Snapshots
+from alcove.local.snapshots import lineage
+from alcove.local.snapshots.lineage import LineageNode
+from alcove.local.snapshots.snapshots import Snapshots
 from alcove.local.store import Store
 from alcove.local.sweeping import sweep
 
 if TYPE_CHECKING:
     from alcove.changes import Applied, Change
     from alcove.egress.audit import Record
-    from alcove.local.transfer import Exported, Place, Transfer
-    from alcove.local.usage import StoreUsage
+    from alcove.local.disk.usage import StoreUsage
+    from alcove.local.snapshots.transfer import Exported, Place, Transfer
     from alcove.state.limits import ImportLimits
 
 
@@ -152,7 +148,7 @@ class LocalSandbox:
 
     def _refuse_policy(self, policy: Unrestricted | Limited, *, best_effort: bool) -> None:
         if isinstance(policy, Limited) and policy.allowed_hosts:
-            from alcove.local import egress
+            from alcove.local.network import egress
 
             egress.parsed(policy, self.config.egress)
             if not self._host.redirects:
@@ -197,7 +193,7 @@ class LocalSandbox:
         Raises:
             SandboxIoError: the store cannot be read.
         """
-        from alcove.local import usage
+        from alcove.local.disk import usage
 
         return usage.read(self._store, self.config, looked)
 
@@ -315,7 +311,7 @@ class LocalSandbox:
         return await self._transfer().import_(in_file, name, limits, progress, set_id=set_id)
 
     def _transfer(self) -> "Transfer":
-        from alcove.local.transfer import Transfer
+        from alcove.local.snapshots.transfer import Transfer
 
         return Transfer(self.config, self._store, self._snapshots, self._sessions.layers, root=self._host.root)
 
@@ -360,7 +356,7 @@ class LocalSandbox:
         Raises:
             Unsupported: always.
         """
-        from alcove.local import checkpoint
+        from alcove.local.sleep import checkpoint
 
         self._sessions.live(session_id)
         why = await asyncio.to_thread(checkpoint.why_not)
@@ -427,7 +423,7 @@ class LocalSandbox:
             LifecycleError: the host's directory is another one now.
             SandboxIoError: something cannot be read, or there is too much of it.
         """
-        from alcove.local import projects
+        from alcove.local.mounts import projects
 
         return await projects.changes(self._sessions, session_id, paths, target, patch=patch)
 
@@ -459,7 +455,7 @@ class LocalSandbox:
             Conflict: somebody else is applying to this directory.
             SandboxIoError: something cannot be read or written; what was written stays.
         """
-        from alcove.local import projects
+        from alcove.local.mounts import projects
 
         return await projects.apply(self._sessions, session_id, paths, target)
 
@@ -472,7 +468,7 @@ class LocalSandbox:
             LifecycleError: something runs in it.
             SandboxIoError: the store cannot be written.
         """
-        from alcove.local import projects
+        from alcove.local.mounts import projects
 
         await projects.discard(self._sessions, self._mounter, session_id, target)
 

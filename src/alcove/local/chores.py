@@ -37,8 +37,8 @@ class Chore(Protocol):
 
 def chores(store: Store) -> list[Chore]:
     """Every chore of a store."""
-    from alcove.local.idleness import IdleSessions
-    from alcove.local.upkeep import LayerChores
+    from alcove.local.sleep.idleness import IdleSessions
+    from alcove.local.snapshots.upkeep import LayerChores
 
     return [IdleSessions(store), LayerChores(store.root)]
 

@@ -7,7 +7,7 @@ from contextlib import suppress
 from msgspec import Struct
 
 from alcove.contract import LifecycleError
-from alcove.local import cgroups
+from alcove.local.cell import cgroups
 
 _PROBE_WITHIN_S = 10
 

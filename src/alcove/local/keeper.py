@@ -17,7 +17,7 @@ from contextlib import suppress
 from msgspec import Struct
 
 from alcove.contract import LifecycleError, NetworkPolicyError, SandboxError
-from alcove.local.launch import connect, listen
+from alcove.local.cell.launch import connect, listen
 from alcove.local.locking import exclusively
 from alcove.local.readiness import readable
 
@@ -46,7 +46,7 @@ class Service(Struct, frozen=True):
         return f"{self.name}.sock"
 
 
-EGRESS = Service("egress", "alcove.local.egress_service", NetworkPolicyError, linger=5.0)
+EGRESS = Service("egress", "alcove.local.network.egress_service", NetworkPolicyError, linger=5.0)
 CHORES = Service("chores", "alcove.local.chores", LifecycleError, linger=1.0)
 _SERVICES = {service.name: service for service in (EGRESS, CHORES)}
 

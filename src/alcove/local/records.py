@@ -16,8 +16,8 @@ from alcove.contract import (
 )
 from alcove.contract.rules import replaces_memory_mount
 from alcove.egress.config import EgressConfig
-from alcove.local.cgroups import NO_GROUPS, Groups
-from alcove.local.processes import Processes
+from alcove.local.cell.cgroups import NO_GROUPS, Groups
+from alcove.local.cell.processes import Processes
 
 #: `metadata.root` of a session whose guest's root owns the root file system.
 OWNED = "host:owned"
@@ -63,7 +63,7 @@ class Record(Struct, frozen=True):
 
     `maker` is there from the first to the last step of provisioning. `layers` lie below its own files, the lowest
     first; `parent` is the snapshot that they are of. `sealing` is the layer that its files are on their way into.
-    `disk`: what its guest writes lies in an image of its own (alcove.local.disk).
+    `disk`: what its guest writes lies in an image of its own (alcove.local.disk.disk).
     `settled` names the boot in which its processes ended with nobody left who could write to its files.
     `frozen`: its processes are there and stand still, until somebody uses the session.
     """

@@ -27,28 +27,22 @@ from alcove.contract import (
     from_json,
     to_json,
 )
-from alcove.local import (
-    cgroups,
-    control,
-    limits,
-    places,
-    processes,
-    records,
-    suspension,
-)
-from alcove.local.cells import Cells
+from alcove.local import records
+from alcove.local.cell import cgroups, control, limits, places, processes
+from alcove.local.cell.cells import Cells
+from alcove.local.cell.launch import EXEC_SOCKET, connect
 from alcove.local.config import LocalSandboxConfig
 from alcove.local.host import Host
-from alcove.local.launch import EXEC_SOCKET, connect
-from alcove.local.layers import Layers
 from alcove.local.locking import exclusively
-from alcove.local.mounting import Mounter
-from alcove.local.policies import Policies
+from alcove.local.mounts.mounting import Mounter
+from alcove.local.network.policies import Policies
 from alcove.local.records import OWNED, Egress, Maker, Record
 from alcove.local.removal import remove_tree
-from alcove.local.snapshot_table import passing_name
+from alcove.local.sleep import suspension
+from alcove.local.sleep.suspension import Suspension
+from alcove.local.snapshots.layers import Layers
+from alcove.local.snapshots.snapshot_table import passing_name
 from alcove.local.store import Row, Store
-from alcove.local.suspension import Suspension
 
 _REMOVE_INLINE = 256
 _REAP_AT_ONCE = 4
@@ -396,7 +390,7 @@ class Sessions:
         shortest = self.layers.shortest(keys)
         if len(shortest) <= _MOST_LAYERS:
             return shortest
-        from alcove.local.upkeep import Upkeep
+        from alcove.local.snapshots.upkeep import Upkeep
 
         try:
             return (await Upkeep(self._store, self._config).flatten(shortest),)
@@ -522,7 +516,7 @@ class Sessions:
 
     def move_back(self, live: LiveSession, name: str) -> bool:
         """Give a session back what was moved into a layer; False: it has something else there already."""
-        from alcove.local import sealing
+        from alcove.local.snapshots import sealing
 
         return sealing.move_back(live.directory, self._store.layer(name))
 

@@ -2,10 +2,10 @@
 
     ROOT/store.db                 the sessions, one row each; tombstones for a day
     ROOT/sessions/KEY/            a session's files and sockets; KEY is ours, never the caller's id
-    ROOT/layers/KEY/              what a snapshot sealed, shared by the sessions over it (alcove.local.snapshot_table)
+    ROOT/layers/KEY/              what a snapshot sealed, shared by the sessions over it (SnapshotTable)
     ROOT/etc/DIGEST/              generated /etc files, shared by sessions
     ROOT/prepared/                /dev and /sys of every session
-    ROOT/disks/                   empty images for sessions with `disk_mb` (alcove.local.disk)
+    ROOT/disks/                   empty images for sessions with `disk_mb` (alcove.local.disk.disk)
 
 A session belongs to its warden, not to the process that made it: a row names the warden by pid and start time, and a
 row whose warden is gone is a suspended session.
@@ -50,7 +50,7 @@ _SNAPSHOTS = (
     """
 CREATE TABLE layers (
     key       TEXT PRIMARY KEY,
-    parts     TEXT NOT NULL,            -- what it has, as alcove.local.parts names it, with blanks between
+    parts     TEXT NOT NULL,            -- what it has, as alcove.local.cell.parts names it, with blanks between
     covers    TEXT NOT NULL DEFAULT '', -- the layers, the lowest first, that this one stands for
     scanned   INTEGER NOT NULL DEFAULT 0,
     durable   INTEGER NOT NULL DEFAULT 0,

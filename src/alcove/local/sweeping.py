@@ -6,7 +6,7 @@ from contextlib import suppress
 from functools import partial
 
 from alcove.contract import LifecycleError, SessionNotFound
-from alcove.local import processes
+from alcove.local.cell import processes
 from alcove.local.removal import remove_tree
 from alcove.local.sessions import ENDING, LiveSession, Sessions, decoded
 from alcove.local.store import Store

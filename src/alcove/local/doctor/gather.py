@@ -7,8 +7,10 @@ import subprocess
 from contextlib import suppress
 
 from alcove.contract import LifecycleError, SandboxError
-from alcove.local import cgroups, disk, host, native
+from alcove.local import host, native
+from alcove.local.cell import cgroups
 from alcove.local.config import LocalSandboxConfig
+from alcove.local.disk import disk
 from alcove.local.doctor.facts import Cgroups, Facts, Store
 from alcove.local.doctor.trial import attempt
 from alcove.local.store import Store as SessionStore

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from alcove.local.cgroups import OWN_PROCESSES
+from alcove.local.cell.cgroups import OWN_PROCESSES
 from alcove.local.doctor.causes import persistent
 from alcove.local.doctor.facts import Facts
 from alcove.local.doctor.report import Finding

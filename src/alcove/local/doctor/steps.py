@@ -3,7 +3,7 @@
 import errno
 from collections.abc import Iterator
 
-from alcove.local import landlock
+from alcove.local.cell import landlock
 from alcove.local.doctor.causes import cause, errno_name, newer_kernel
 from alcove.local.doctor.facts import Facts
 from alcove.local.doctor.kernels import BETTER, MINIMUM, version

@@ -8,11 +8,12 @@ import os
 from collections.abc import AsyncIterator, Callable
 
 from alcove.contract import SandboxIoError
-from alcove.local import cgroups, host, native
+from alcove.local import host, native
+from alcove.local.cell import cgroups
 from alcove.local.config import LocalSandboxConfig
 from alcove.local.doctor.fsck import database, layers, places, sessions
 from alcove.local.doctor.fsck.report import Damage, Patient, StoreReport
-from alcove.local.mounting import Mounter
+from alcove.local.mounts.mounting import Mounter
 from alcove.local.sessions import Sessions
 from alcove.local.store import Store, claimed, default_root
 

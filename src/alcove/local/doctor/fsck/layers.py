@@ -5,9 +5,9 @@ from collections.abc import Iterable, Iterator
 
 from alcove.contract import LifecycleError
 from alcove.local.doctor.fsck.report import Damage, Patient, keep, kept_as
-from alcove.local.layers import ENDING, claimed, is_exporting
 from alcove.local.sessions import decoded
-from alcove.local.snapshot_table import Layer
+from alcove.local.snapshots.layers import ENDING, claimed, is_exporting
+from alcove.local.snapshots.snapshot_table import Layer
 
 _DELETE = "alcove snapshots rm {}"
 

@@ -6,7 +6,7 @@ import re
 import stat
 from collections.abc import Iterator
 
-from alcove.local import disk
+from alcove.local.disk import disk
 from alcove.local.doctor.fsck.report import Damage, Patient
 from alcove.local.removal import remove_tree
 

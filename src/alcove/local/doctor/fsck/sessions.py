@@ -10,10 +10,12 @@ from msgspec.json import encode
 from msgspec.structs import replace
 
 from alcove.contract import JsonError, LifecycleError
-from alcove.local import cgroups, processes, records, sealing
-from alcove.local.cgroups import Groups
+from alcove.local import records
+from alcove.local.cell import cgroups, processes
+from alcove.local.cell.cgroups import Groups
 from alcove.local.doctor.fsck.report import Damage, Patient, keep
 from alcove.local.sessions import decoded
+from alcove.local.snapshots import sealing
 from alcove.local.store import Row
 from alcove.local.sweeping import sweep
 

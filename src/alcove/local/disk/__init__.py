@@ -1,0 +1,1 @@
+"""What sessions take of the disk: images of their own, accounts, and a reserve."""

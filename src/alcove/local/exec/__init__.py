@@ -1,0 +1,1 @@
+"""Commands in a session: requests, executions, their streams, and terminals."""

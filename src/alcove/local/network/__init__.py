@@ -1,0 +1,1 @@
+"""Network policies of sessions, and the service that enforces their allow-lists."""

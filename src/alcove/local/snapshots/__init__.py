@@ -1,0 +1,1 @@
+"""What sessions leave behind: sealed layers, snapshots of them, and their archives."""
