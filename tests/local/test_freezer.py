@@ -32,7 +32,7 @@ while True:
 """
 HOLDER = """
 import asyncio, os, signal, sys
-from alcove.local import freezer
+from alcove.local.sleep import freezer
 async def hold():
     async with freezer.held(sys.argv[1]):
         print("held", flush=True)
@@ -202,7 +202,9 @@ class TestFrozen:
         assert 0 < sum_of_all < time.monotonic_ns() - began
 
     async def test_it_outlives_who_asked_for_it(self, ticking: Ticking) -> None:
-        program = "import asyncio, sys; from alcove.local import freezer; asyncio.run(freezer.freeze(sys.argv[1]))"
+        program = (
+            "import asyncio, sys; from alcove.local.sleep import freezer; asyncio.run(freezer.freeze(sys.argv[1]))"
+        )
         assert (
             await (await asyncio.create_subprocess_exec(sys.executable, "-c", program, ticking.directory)).wait() == 0
         )

@@ -121,9 +121,10 @@ async def test_a_store_in_use_has_no_damage(world: World) -> None:
 
 
 @pytest.mark.user
-async def test_a_store_that_is_not_there_yet_has_none(tmp_path: Path) -> None:
-    report = await check_store(LocalSandboxConfig(root_dir=str(tmp_path / "new")))
-    assert report.ok
+async def test_a_store_that_is_not_there_is_not_made(tmp_path: Path) -> None:
+    with pytest.raises(SandboxIoError, match="there is no store at"):
+        await check_store(LocalSandboxConfig(root_dir=str(tmp_path / "new")))
+    assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.user

@@ -260,7 +260,7 @@ while True:
 
 KILLED_IN_BETWEEN = """
 import asyncio, os, signal, sys
-from alcove.local import freezer
+from alcove.local.sleep import freezer
 from alcove.local.backend import LocalSandbox
 from alcove.local.config import LocalSandboxConfig
 root, session, after = sys.argv[1:]

@@ -10,6 +10,7 @@ from types import ModuleType
 import pytest
 
 from alcove.testing import no_leaks
+from tests.local import outside
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -64,9 +65,12 @@ def test_the_demo_fails_when_something_was_not_contained() -> None:
 def test_the_demos_oracles_see_what_they_look_for() -> None:
     demo = loaded("demo")
     with subprocess.Popen(["sleep", "1000"], executable="/bin/sleep") as process:
-        assert not demo.running("alcove-demo-nobody")
-        assert demo.running("sleep")
-        process.kill()
+        try:
+            outside.command_line(process.pid)  # it has one, as soon as its execve is over
+            assert not demo.running("alcove-demo-nobody")
+            assert demo.running("sleep")
+        finally:
+            process.kill()
     with demo.socket.create_server(("127.0.0.1", 0)) as service:
         assert not demo.connected(service)
         with demo.socket.create_connection(service.getsockname()):
