@@ -30,10 +30,19 @@ static void drop(struct door *door, int index)
     memmove(door->fds + index, door->fds + index + 1, (size_t)(--door->count - index) * sizeof *door->fds);
 }
 
+/* A bound, so that nobody can fill our table: the oldest gives way, but none that holds the processes still, since its
+ * owner may be copying their files. */
 static void add(struct door *door, int fd)
 {
-    if (door->count == door->room) /* the oldest gives way: a bound, so that nobody can fill our table */
-        drop(door, 0);
+    int oldest = 0;
+    while (oldest < door->count && freezer_has(door->fds[oldest]))
+        oldest++;
+    if (oldest == door->room) {
+        close(fd);
+        return;
+    }
+    if (door->count == door->room)
+        drop(door, oldest);
     door->fds[door->count++] = fd;
 }
 

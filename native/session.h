@@ -174,6 +174,7 @@ void freezer_open(int group); /* with the caller's credentials */
 const char *freezer_hold(int client, int stays);
 void freezer_thaw(void);             /* what stays stays no longer */
 void freezer_forget(int client);     /* and lets go of what it held */
+int freezer_has(int client);         /* it holds something, or waits for that */
 void freezer_release(void);          /* whoever holds: the end */
 int freezer_holds(void);             /* they stand still, or are about to */
 uint64_t freezer_time(uint64_t since); /* nanoseconds in which they stood still since then (CLOCK_MONOTONIC) */
