@@ -25,17 +25,22 @@ const char *processes_next(struct processes *processes)
             processes->at = 0;
             processes->filled = syscall(SYS_getdents64, processes->proc, processes->data, sizeof processes->data);
         }
-        if (processes->filled <= 0)
-            break;
+        if (processes->filled <= 0) {
+            processes_end(processes);
+            return NULL;
+        }
         const struct entry *entry = (const struct entry *)(const void *)(processes->data + processes->at);
         processes->at += entry->size;
         if (entry->name[0] >= '1' && entry->name[0] <= '9')
             return entry->name;
     }
+}
+
+void processes_end(struct processes *processes)
+{
     if (processes->proc >= 0)
         close(processes->proc);
     processes->proc = -1;
-    return NULL;
 }
 
 int number_read(const char **text)

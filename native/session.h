@@ -151,21 +151,22 @@ int identity_find(const char *user, struct identity *identity); /* 0, or -1 with
 /* ---- processes.c: who is in /proc ---- */
 struct processes {
     int proc; /* the directory, until the end of the walk */
-    long at, filled;
+    long at, filled; /* filled below 0: the walk has failed */
     _Alignas(8) char data[2048];
 };
 void processes_begin(struct processes *processes);
 const char *processes_next(struct processes *processes); /* a pid; NULL at the end, and nothing is left open */
+void processes_end(struct processes *processes);         /* before that */
 /* The number there, of 9 digits at most, after blanks; *text is moved behind it. -1 when there is none. */
 int number_read(const char **text);
 
 /* ---- census.c: who lives in the cell ---- */
 struct census {
-    uint32_t all; /* but init; the dead too */
+    uint32_t all; /* but init; the dead too, and what could not be looked at */
     uint32_t processes, execs; /* that live: the guest's, and our monitors */
     uint64_t ticks; /* of processor time that those of the guest's have used (SC_CLK_TCK) */
 };
-struct census census_take(void);
+struct census census_take(uint32_t most); /* of that many: a guest may beget faster than we count */
 
 /* ---- freezer.c: holding the cell's processes still ---- */
 enum { CLIENTS = 64 }; /* connections to the warden at once */

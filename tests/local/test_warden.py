@@ -1,0 +1,69 @@
+"""A session's warden short of descriptors, amid processes that stand still, and asked by those who have left."""
+
+import asyncio
+import errno
+import os
+import resource
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from itertools import count, islice
+
+import pytest
+
+from alcove.contract import ExecError
+from alcove.local import control, freezer
+from alcove.local.launch import CONTROL_SOCKET, connect
+from alcove.local.operations import Kind, operation
+from alcove.local.readiness import readable
+from tests.local import outside
+from tests.local.cell import Cell, mark
+
+pytestmark = [pytest.mark.security, pytest.mark.root]
+
+
+@asynccontextmanager
+async def room(cell: Cell, descriptors: int) -> AsyncIterator[None]:
+    """Let a session's warden open so many descriptors more, and none beyond them."""
+    pid = cell.native("warden")
+    with connect(str(cell.directory), CONTROL_SOCKET) as connection:
+        for _ in range(2):  # with the second answer it has closed every connection that had ended before
+            control.send(connection, operation(Kind.STATUS))
+            assert await readable(connection.fileno(), outside.SOON)
+            connection.recv(control.REPLY.size)
+        used = outside.descriptors(pid)
+        before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+        limit = next(islice((number for number in count() if number not in used), descriptors, None))
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (limit, before[1]))
+        try:
+            yield
+        finally:
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
+
+
+# Who lives in the cell
+
+
+@pytest.mark.parametrize("descriptors", [1, 2])  # no more than the connection, or than it and /proc
+async def test_what_it_cannot_look_at_counts(cell: Cell, descriptors: int) -> None:
+    number = mark()
+    await cell.sh('sleep "$1" >/dev/null 2>&1 &', number)
+    await outside.one(number)
+    async with room(cell, descriptors):
+        reply = await freezer.end_if_empty(str(cell.directory))
+    assert (reply.error, reply.step, reply.processes) == (errno.EBUSY, "processes", 0)
+    assert outside.bearing(number)
+    assert await cell.out("echo goes on") == "goes on\n"
+
+
+async def test_a_cell_ends_with_a_spawner_that_stands_still(cell: Cell) -> None:
+    """PID 1 is not gone before the spawner has reaped its monitors."""
+    number, warden = mark(), cell.native("warden")
+    running = asyncio.ensure_future(cell.sh('exec sleep "$1"', number))
+    await outside.one(number)
+    os.kill(cell.native("spawner"), signal.SIGSTOP)
+    reply = await control.ask(str(cell.directory), operation(Kind.END), within=outside.SOON)
+    assert reply.error == 0
+    await outside.until(lambda: not outside.is_there(warden))
+    with pytest.raises(ExecError):
+        await running
