@@ -220,7 +220,8 @@ static const char *serve_attach(struct warden *warden, const struct op *op, stru
     return attach(&warden->view, op, &holder, fds, count);
 }
 
-static void answer(struct warden *warden, int client, const struct op *op, struct plan_cursor *rest, const int *fds,
+/* What it keeps of the descriptors, it takes out of fds. */
+static void answer(struct warden *warden, int client, const struct op *op, struct plan_cursor *rest, int *fds,
                    int count)
 {
     struct control_reply reply = {0};
@@ -238,8 +239,10 @@ static void answer(struct warden *warden, int client, const struct op *op, struc
     else if (op->kind == OP_SPAWNER)
         step = spawn_spawner(warden, op, count ? fds[0] : -1);
     else if (op->kind == OP_DRAIN)
-        for (int i = 0; i < count; i++)
-            add(&drains, dup(fds[i]));
+        for (int i = 0; i < count; i++) {
+            add(&drains, fds[i]);
+            fds[i] = -1;
+        }
     else if (op->kind == OP_NETWORK)
         step = network_serve(rest, passed, &passing);
     else if (op->kind == OP_END && op->n0)
@@ -275,7 +278,8 @@ static int serve_client(struct warden *warden, int client)
     if (good)
         answer(warden, client, &op, &cursor, fds, count);
     for (int i = 0; i < count; i++)
-        close(fds[i]);
+        if (fds[i] >= 0)
+            close(fds[i]);
     return good;
 }
 

@@ -67,3 +67,15 @@ async def test_a_cell_ends_with_a_spawner_that_stands_still(cell: Cell) -> None:
     await outside.until(lambda: not outside.is_there(warden))
     with pytest.raises(ExecError):
         await running
+
+
+# Pipes that outlive their command
+
+
+async def test_a_pipe_stays_open_where_there_is_no_room_for_another(cell: Cell) -> None:
+    read, write = os.pipe()
+    with os.fdopen(write, "wb", buffering=0) as pipe:
+        async with room(cell, 2):  # the connection, and what comes with it
+            assert (await control.ask(str(cell.directory), operation(Kind.DRAIN), (read,))).error == 0
+        os.close(read)
+        await asyncio.to_thread(pipe.write, bytes(1 << 20))
