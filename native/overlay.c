@@ -102,13 +102,14 @@ static int await_mount(int socket, struct control_reply *reply)
         reply->error = ETIMEDOUT;
         return -1;
     }
-    if (message_receive(socket, reply, sizeof *reply, &mount, &count) != (ssize_t)sizeof *reply) {
-        while (count > 0)
-            close(mount), count--;
-        reply->error = ECONNRESET;
-        return -1;
-    }
-    return count ? mount : -1;
+    int whole = message_receive(socket, reply, sizeof *reply, &mount, &count) == (ssize_t)sizeof *reply;
+    if (whole && count)
+        return mount;
+    if (count)
+        close(mount);
+    if (!whole || !*reply->step) /* it died, or there was no descriptor free for its mount */
+        *reply = (struct control_reply){.error = ECONNRESET, .step = "overlay"};
+    return -1;
 }
 
 /* Layers are named by paths, so they have to lie somewhere for a moment. That is in a mount namespace of a child's: in
@@ -118,6 +119,7 @@ int overlay_aside(int lower, int holder, uint64_t attributes, char *step, size_t
 {
     struct control_reply reply = {.step = "overlay"};
     int sockets[2], mount = -1;
+    snprintf(step, room, "%s", reply.step);
     if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, sockets) < 0)
         return -1;
     pid_t child = fork();

@@ -8,15 +8,16 @@ import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from itertools import count, islice
+from pathlib import Path
 
 import pytest
 
-from alcove.contract import ExecError
+from alcove.contract import ExecError, SandboxIoError
 from alcove.local import control, freezer
 from alcove.local.launch import CONTROL_SOCKET, connect
 from alcove.local.operations import Kind, operation
 from alcove.local.readiness import readable
-from tests.local import outside
+from tests.local import outside, projects
 from tests.local.cell import Cell, mark
 
 pytestmark = [pytest.mark.security, pytest.mark.root]
@@ -26,6 +27,7 @@ pytestmark = [pytest.mark.security, pytest.mark.root]
 async def room(cell: Cell, descriptors: int) -> AsyncIterator[None]:
     """Let a session's warden open so many descriptors more, and none beyond them."""
     pid = cell.native("warden")
+    await outside.until(lambda: not any(place.startswith("pipe:") for place in outside.descriptors(pid).values()))
     with connect(str(cell.directory), CONTROL_SOCKET) as connection:
         for _ in range(2):  # with the second answer it has closed every connection that had ended before
             control.send(connection, operation(Kind.STATUS))
@@ -79,3 +81,21 @@ async def test_a_pipe_stays_open_where_there_is_no_room_for_another(cell: Cell) 
             assert (await control.ask(str(cell.directory), operation(Kind.DRAIN), (read,))).error == 0
         os.close(read)
         await asyncio.to_thread(pipe.write, bytes(1 << 20))
+
+
+# Mounts
+
+
+async def test_a_mount_is_there_or_is_refused_whatever_the_room(cell: Cell, project: Path) -> None:
+    made = []
+    for descriptors in range(2, 12):  # from the connection with one more, to as many as it takes
+        target = f"/mnt/{descriptors}"
+        async with room(cell, descriptors):
+            try:
+                await cell.backend.attach_filesystem(cell.id, projects.mounted(project, target))
+            except SandboxIoError:
+                continue
+        assert await cell.out(f"cat {target}/kept") == projects.FILES["kept"]
+        made.append(descriptors)
+    assert made
+    assert made[0] > 2
