@@ -210,14 +210,14 @@ static const char *spawn_spawner(struct warden *warden, const struct op *op, int
     return "";
 }
 
-static const char *serve_attach(struct warden *warden, const struct op *op, struct plan_cursor *rest, const int *fds,
-                                int count)
+static const char *serve_attach(struct warden *warden, int client, const struct op *op, struct plan_cursor *rest,
+                                const int *fds, int count)
 {
     struct op holder;
     errno = EINVAL;
     if ((op->flags & TREE_COW) && (plan_next(rest, &holder) != 1 || holder.kind != OP_TREE || count == 1))
         return "request";
-    return attach(&warden->view, op, &holder, fds, count);
+    return attach(&warden->view, op, &holder, fds, count, client);
 }
 
 /* What it keeps of the descriptors, it takes out of fds. */
@@ -229,7 +229,7 @@ static void answer(struct warden *warden, int client, const struct op *op, struc
     int passed[MESSAGE_FDS], passing = 0; /* sockets that go back with the reply */
     errno = 0;
     if (op->kind == OP_ATTACH)
-        step = serve_attach(warden, op, rest, fds, count);
+        step = serve_attach(warden, client, op, rest, fds, count);
     else if (op->kind == OP_STATUS)
         status(op, &reply);
     else if (op->kind == OP_FREEZE)

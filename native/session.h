@@ -42,6 +42,7 @@ enum { MESSAGE_FDS = 200 }; /* the kernel's limit is 253 */
 int message_send(int socket, const void *data, size_t size, const int *fds, int count);
 /* Bytes read, 0 at the end, -1; *count is in: room, out: descriptors received (close-on-exec). */
 ssize_t message_receive(int socket, void *data, size_t size, int *fds, int *count);
+int message_hung_up(int socket); /* nobody waits for an answer */
 
 /* ---- hostside.c: what only the caller's own credentials can do; runs in the spawner before it enters ---- */
 /* The id maps of init's user namespace, which is the session's; opens what the spawner is to enter. */
@@ -97,9 +98,10 @@ struct attach_view {
     int host_mountns, cell_mountns; /* host_mountns -1: trees come along with the request */
     int scratch;
 };
-/* With TREE_COW `holder` says where the changes go. The trees, in that order, are there for root alone. */
+/* With TREE_COW `holder` says where the changes go. The trees, in that order, are there for root alone. ECANCELED where
+ * the client has hung up meanwhile. */
 const char *attach(const struct attach_view *view, const struct op *op, const struct op *holder, const int *trees,
-                   int count);
+                   int count, int client);
 
 /* ---- settle.c ---- */
 /* The mounts named by the OP_READONLY that follow become so, all or none: "" or the step that failed with errno. */

@@ -1,6 +1,7 @@
 """A session's warden short of descriptors, amid processes that stand still, and asked by those who have left."""
 
 import asyncio
+import ctypes
 import errno
 import os
 import resource
@@ -15,12 +16,14 @@ import pytest
 from alcove.contract import ExecError, SandboxIoError
 from alcove.local import control, freezer
 from alcove.local.launch import CONTROL_SOCKET, connect
-from alcove.local.operations import Kind, operation
+from alcove.local.operations import Kind, Tree, operation
 from alcove.local.readiness import readable
 from tests.local import outside, projects
 from tests.local.cell import Cell, mark
 
 pytestmark = [pytest.mark.security, pytest.mark.root]
+
+_OPEN_TREE, _CLONE = 428, 1  # open_tree(2)
 
 
 @asynccontextmanager
@@ -99,3 +102,32 @@ async def test_a_mount_is_there_or_is_refused_whatever_the_room(cell: Cell, proj
         made.append(descriptors)
     assert made
     assert made[0] > 2
+
+
+async def attach_clone(cell: Cell, directory: Path, target: str) -> control.Reply:
+    """Ask for a mount as a porter does, with one that is nowhere yet."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    tree = libc.syscall(_OPEN_TREE, -1, os.fsencode(directory), _CLONE | os.O_CLOEXEC)
+    assert tree >= 0, os.strerror(ctypes.get_errno())
+    try:
+        request = operation(Kind.ATTACH, "", target, flags=Tree.NOSUID | Tree.NODEV)
+        return await control.ask(str(cell.directory), request, (tree,))
+    finally:
+        os.close(tree)
+
+
+async def test_a_mount_whose_caller_has_hung_up_is_not_made(cell: Cell, project: Path) -> None:
+    warden = cell.native("warden")
+    os.kill(warden, signal.SIGSTOP)
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(attach_clone(cell, project, "/mnt/late"), 0.1)
+    os.kill(warden, signal.SIGCONT)
+    assert (await attach_clone(cell, project, "/mnt/there")).error == 0
+    assert {"/mnt/late", "/mnt/there"} & set(outside.mounts(cell.native("spawner"))) == {"/mnt/there"}
+    assert "late" not in await cell.out("ls /mnt")
+
+
+async def test_more_slashes_lead_nowhere_else(cell: Cell, project: Path) -> None:
+    reply = await attach_clone(cell, project, "//somewhere//below")
+    assert (reply.error, reply.step) == (0, "")
+    assert await cell.out("ls -d /somewhere/below/kept") == "/somewhere/below/kept\n"
