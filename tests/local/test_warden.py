@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from alcove.contract import ExecError, SandboxIoError
-from alcove.local import control, freezer
-from alcove.local.launch import CONTROL_SOCKET, connect
+from alcove.local import control, freezer, native
+from alcove.local.launch import CONTROL_SOCKET, Launcher, connect
 from alcove.local.operations import Kind, Tree, operation
 from alcove.local.readiness import readable
 from tests.local import outside, projects
@@ -125,6 +125,23 @@ async def test_a_mount_whose_caller_has_hung_up_is_not_made(cell: Cell, project:
     assert (await attach_clone(cell, project, "/mnt/there")).error == 0
     assert {"/mnt/late", "/mnt/there"} & set(outside.mounts(cell.native("spawner"))) == {"/mnt/there"}
     assert "late" not in await cell.out("ls /mnt")
+
+
+async def test_ids_that_cannot_be_mapped_are_told_like_every_refusal(cell: Cell, project: Path) -> None:
+    """By the porter, whose caller waits for a reply of the warden's form."""
+    nobody = {"n0": 2**32 - 1, "n1": 2**32 - 1}  # (uid_t)-1, which no map may name
+    porter = Launcher(str(native.find()), "porter", cell.directory.name)
+    userns, source = os.open(f"/proc/{cell.native('warden')}/ns/user", os.O_RDONLY), os.open(project, os.O_PATH)
+    try:
+        with connect(str(cell.directory), CONTROL_SOCKET) as connection:
+            porter.plan(operation(Kind.ATTACH, "", "/mnt/nobody", flags=Tree.IDMAP_OWNER, **nobody))
+            porter.send(connection.fileno(), userns, source)
+        reply = control.parse_reply(await porter.answer(control.REPLY.size, control.ANSWER_WITHIN_S))
+    finally:
+        os.close(userns)
+        os.close(source)
+        porter.abandon()
+    assert (reply.error, reply.step) == (errno.EINVAL, "idmapped mount")
 
 
 async def test_more_slashes_lead_nowhere_else(cell: Cell, project: Path) -> None:
