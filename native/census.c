@@ -28,7 +28,7 @@ static void count(struct census *census, const char *state)
     }
     census->processes++;
     for (int i = 0; i < TIMES; i++) { /* its own, and that of the children that it has reaped */
-        int ticks = number_read(&time);
+        int64_t ticks = number_read(&time);
         census->ticks += ticks > 0 ? (uint64_t)ticks : 0;
     }
 }

@@ -43,14 +43,14 @@ void processes_end(struct processes *processes)
     processes->proc = -1;
 }
 
-int number_read(const char **text)
+int64_t number_read(const char **text)
 {
     const char *at = *text + strspn(*text, " ");
     if (*at < '0' || *at > '9')
         return -1;
-    int number = 0;
+    int64_t number = 0;
     for (; *at >= '0' && *at <= '9'; at++)
-        number = number * 10 + (*at - '0');
+        number = number > (INT64_MAX - 9) / 10 ? INT64_MAX : number * 10 + (*at - '0');
     *text = at;
     return number;
 }

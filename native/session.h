@@ -159,8 +159,8 @@ struct processes {
 void processes_begin(struct processes *processes);
 const char *processes_next(struct processes *processes); /* a pid; NULL at the end, and nothing is left open */
 void processes_end(struct processes *processes);         /* before that */
-/* The number there, of 9 digits at most, after blanks; *text is moved behind it. -1 when there is none. */
-int number_read(const char **text);
+/* The number there, after blanks; *text is moved behind it. INT64_MAX when it is larger, -1 when there is none. */
+int64_t number_read(const char **text);
 
 /* ---- census.c: who lives in the cell ---- */
 struct census {
