@@ -79,7 +79,6 @@ void mounts_pivot(void);
 void mounts_leave_host(void); /* before the first guest */
 int mount_proc(void); /* of the caller's pid namespace, detached */
 int mount_set(int tree, uint64_t attributes, int recursive);
-int mount_move(int tree, int root, const char *path);
 int mount_detached(int fs, uint64_t attributes); /* of a configured fs, which is closed */
 uint64_t mount_attributes(uint32_t tree_flags);
 
