@@ -80,18 +80,22 @@ static int mount_staged(int lower, int holder, uint64_t attributes, const char *
     return overlay_mount(&layers, attributes, &option);
 }
 
+enum { SOCKET, LOWER, HOLDER, KEPT }; /* in the place of /dev/null */
+
 static _Noreturn void child_main(int socket, int lower, int holder, uint64_t attributes)
 {
     struct control_reply reply = {0};
-    const char *step;
+    const char *step = "overlay descriptors";
     title_set("alcove-overlay");
     prctl(PR_SET_PDEATHSIG, SIGKILL);
-    int mount = mount_staged(lower, holder, attributes, &step);
+    /* a disk may hold us for long: the session's sockets and mounts must not last as long as we */
+    int mount = dup2(socket, SOCKET) < 0 || dup2(lower, LOWER) < 0 || dup2(holder, HOLDER) < 0 ||
+                sys_close_range(KEPT, ~0U, 0) < 0 ? -1 : mount_staged(LOWER, HOLDER, attributes, &step);
     if (mount < 0) {
         reply.error = errno;
         snprintf(reply.step, sizeof reply.step, "%s", step);
     }
-    _exit(message_send(socket, &reply, sizeof reply, &mount, mount < 0 ? 0 : 1) < 0);
+    _exit(message_send(SOCKET, &reply, sizeof reply, &mount, mount < 0 ? 0 : 1) < 0);
 }
 
 static int await_mount(int socket, struct control_reply *reply)

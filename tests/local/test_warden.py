@@ -6,8 +6,8 @@ import errno
 import os
 import resource
 import signal
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from itertools import count, islice
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from alcove.local import control, freezer, native
 from alcove.local.launch import CONTROL_SOCKET, Launcher, connect
 from alcove.local.operations import Kind, Tree, operation
 from alcove.local.readiness import readable
-from tests.local import outside, projects
+from tests.local import outside, projects, stuck
 from tests.local.cell import Cell, mark
 
 pytestmark = [pytest.mark.security, pytest.mark.root]
@@ -104,16 +104,20 @@ async def test_a_mount_is_there_or_is_refused_whatever_the_room(cell: Cell, proj
     assert made[0] > 2
 
 
-async def attach_clone(cell: Cell, directory: Path, target: str) -> control.Reply:
-    """Ask for a mount as a porter does, with one that is nowhere yet."""
+@contextmanager
+def clone(directory: Path) -> Iterator[int]:
+    """Yield a mount of a directory that is nowhere yet, as a porter hands it over."""
     libc = ctypes.CDLL(None, use_errno=True)
     tree = libc.syscall(_OPEN_TREE, -1, os.fsencode(directory), _CLONE | os.O_CLOEXEC)
     assert tree >= 0, os.strerror(ctypes.get_errno())
-    try:
+    yield tree
+    os.close(tree)
+
+
+async def attach_clone(cell: Cell, directory: Path, target: str) -> control.Reply:
+    with clone(directory) as tree:
         request = operation(Kind.ATTACH, "", target, flags=Tree.NOSUID | Tree.NODEV)
         return await control.ask(str(cell.directory), request, (tree,))
-    finally:
-        os.close(tree)
 
 
 async def test_a_mount_whose_caller_has_hung_up_is_not_made(cell: Cell, project: Path) -> None:
@@ -125,6 +129,26 @@ async def test_a_mount_whose_caller_has_hung_up_is_not_made(cell: Cell, project:
     assert (await attach_clone(cell, project, "/mnt/there")).error == 0
     assert {"/mnt/late", "/mnt/there"} & set(outside.mounts(cell.native("spawner"))) == {"/mnt/there"}
     assert "late" not in await cell.out("ls /mnt")
+
+
+async def test_a_layer_on_a_disk_that_hangs_holds_nobody_up(cell: Cell, tmp_path: Path) -> None:
+    warden, lower, holder = cell.native("warden"), tmp_path / "lower", tmp_path / "holder"
+    for directory in (lower, holder / "upper", holder / "work"):
+        directory.mkdir(parents=True)
+    flags = Tree.COW | Tree.NOSUID | Tree.NODEV | Tree.NOT_RECURSIVE
+    request = operation(Kind.ATTACH, "", "/mnt/stuck", flags=flags) + operation(Kind.TREE, "", flags=flags)
+    with stuck.mounted(lower) as disk:
+        with clone(lower) as source, clone(holder) as changes:
+            asking = asyncio.ensure_future(control.ask(str(cell.directory), request, (source, changes)))
+            child = await asyncio.wait_for(disk.asking, outside.SOON)
+        places = [place.partition(":")[0] for place in outside.descriptors(child).values()]
+        assert (places.count("socket"), places.count("mnt")) == (1, 0)
+        reply = await asking
+        assert (reply.error, reply.step) == (errno.ETIMEDOUT, "overlay")
+        assert (await control.ask(str(cell.directory), operation(Kind.END))).error == 0
+        await outside.until(lambda: not outside.is_there(warden))
+        assert outside.is_there(child)
+    await outside.until(lambda: not outside.is_there(child))
 
 
 async def test_ids_that_cannot_be_mapped_are_told_like_every_refusal(cell: Cell, project: Path) -> None:
