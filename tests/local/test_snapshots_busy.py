@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import select
 import signal
 import sys
 from pathlib import Path
@@ -72,7 +73,10 @@ class TestBusy:
 
         def let_go(*arguments: Any) -> None:
             copy(*arguments)
-            os.kill(cell.native("warden"), signal.SIGKILL)
+            warden = os.pidfd_open(cell.native("warden"))
+            signal.pidfd_send_signal(warden, signal.SIGKILL)
+            select.select([warden], [], [])
+            os.close(warden)
 
         with monkeypatch.context() as patch:
             patch.setattr(sealing, "copy", let_go)

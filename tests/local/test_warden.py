@@ -110,8 +110,10 @@ def clone(directory: Path) -> Iterator[int]:
     libc = ctypes.CDLL(None, use_errno=True)
     tree = libc.syscall(_OPEN_TREE, -1, os.fsencode(directory), _CLONE | os.O_CLOEXEC)
     assert tree >= 0, os.strerror(ctypes.get_errno())
-    yield tree
-    os.close(tree)
+    try:
+        yield tree
+    finally:
+        os.close(tree)
 
 
 async def attach_clone(cell: Cell, directory: Path, target: str) -> control.Reply:
