@@ -49,7 +49,7 @@ static int make_point(const struct attach_view *view, int root, int parent, cons
         return -1;
     int below_root = above.st_dev == cell_root.st_dev;
     int where = below_root ? view->scratch : parent;
-    const char *name = below_root ? path + 1 : leaf;
+    const char *name = below_root ? path + strspn(path, "/") : leaf; /* no absolute path */
     if (!file)
         return mkdirat(where, name, 0755) < 0 && errno != EEXIST ? -1 : 0;
     int fd = openat(where, name, O_CREAT | O_EXCL | O_NOFOLLOW | O_WRONLY | O_CLOEXEC, 0444);
@@ -124,19 +124,33 @@ static int prepare(const struct attach_view *view, const struct op *op, const st
     return mount;
 }
 
-const char *attach(const struct attach_view *view, const struct op *op, const struct op *holder, const int *trees,
-                   int count)
+/* Who has hung up takes it for not done: a mount that comes after that is known to nobody. */
+static int put(int tree, int target, int client, const char **step)
 {
-    const char *step = "source";
+    *step = "client";
+    errno = ECANCELED;
+    if (message_hung_up(client))
+        return -1;
+    *step = "move_mount";
+    return sys_move_mount(tree, "", target, "", SYS_MOVE_MOUNT_F_EMPTY_PATH | SYS_MOVE_MOUNT_T_EMPTY_PATH);
+}
+
+const char *attach(const struct attach_view *view, const struct op *op, const struct op *holder, const int *trees,
+                   int count, int client)
+{
+    const char *step = "client";
+    errno = ECANCELED;
+    if (message_hung_up(client))
+        return step;
+    step = "source";
     int tree = prepare(view, op, holder, trees, count, &step);
     if (tree < 0)
         return step;
     mode_t mask = umask(0);
     int target = open_target(view, op->s1, (op->flags & TREE_FILE) != 0, &step);
     umask(mask);
-    if (target >= 0)
-        step = sys_move_mount(tree, "", target, "", SYS_MOVE_MOUNT_F_EMPTY_PATH | SYS_MOVE_MOUNT_T_EMPTY_PATH) < 0
-                   ? "move_mount" : "";
+    if (target >= 0 && put(tree, target, client, &step) == 0)
+        step = "";
     let_go(target);
     let_go(tree);
     return step;

@@ -20,7 +20,6 @@ static const char *field(const char *state, int number)
 static void count(struct census *census, const char *state)
 {
     const char *parent = field(state, PARENT), *time = field(state, USER_TIME);
-    census->all++;
     if (*state == 'Z' || *state == 'X')
         return; /* dead, but not yet reaped */
     if (number_read(&parent) == 0) { /* its parent is outside: a monitor, which ends with its command */
@@ -29,20 +28,21 @@ static void count(struct census *census, const char *state)
     }
     census->processes++;
     for (int i = 0; i < TIMES; i++) { /* its own, and that of the children that it has reaped */
-        int ticks = number_read(&time);
+        int64_t ticks = number_read(&time);
         census->ticks += ticks > 0 ? (uint64_t)ticks : 0;
     }
 }
 
-struct census census_take(void)
+struct census census_take(uint32_t most)
 {
     struct census census = {0};
     struct processes processes;
     processes_begin(&processes);
-    for (const char *pid; (pid = processes_next(&processes));) {
+    for (const char *pid; census.all < most && (pid = processes_next(&processes));) {
         char path[300], stat[512] = "";
         if (strcmp(pid, "1") == 0)
             continue;
+        census.all++; /* also one that cannot be read: nobody knows that it is gone */
         snprintf(path, sizeof path, "%s/stat", pid);
         int fd = openat(processes.proc, path, O_RDONLY | O_CLOEXEC);
         ssize_t got = fd < 0 ? -1 : read(fd, stat, sizeof stat - 1);
@@ -52,5 +52,7 @@ struct census census_take(void)
         if (end && end[1])
             count(&census, end + 2);
     }
+    processes_end(&processes);
+    census.all += processes.filled < 0;
     return census;
 }

@@ -3,17 +3,16 @@
 #include "session.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 
-enum { FIRST_CLIENT = 3, DRAINS = 512, SPAWNERS = 4, DRAIN_PAUSE_MS = 10 };
+enum { FIRST_CLIENT = 3, DRAINS = 512, SPAWNERS = 4, DRAIN_PAUSE_MS = 10, ENDS_WITHIN_MS = 500 };
+enum { MOST_COUNTED = 1 << 15, MOST_TOLD = 1 << 10 /* of those that keep a cell from ending */ };
 
 struct door {
     int fds[DRAINS > (int)CLIENTS ? DRAINS : (int)CLIENTS];
@@ -30,35 +29,69 @@ static void drop(struct door *door, int index)
     memmove(door->fds + index, door->fds + index + 1, (size_t)(--door->count - index) * sizeof *door->fds);
 }
 
+/* A bound, so that nobody can fill our table: the oldest gives way, but none that holds the processes still, since its
+ * owner may be copying their files. */
 static void add(struct door *door, int fd)
 {
-    if (door->count == door->room) /* the oldest gives way: a bound, so that nobody can fill our table */
-        drop(door, 0);
+    int oldest = 0;
+    while (oldest < door->count && freezer_has(door->fds[oldest]))
+        oldest++;
+    if (oldest == door->room) {
+        close(fd);
+        return;
+    }
+    if (door->count == door->room)
+        drop(door, oldest);
     door->fds[door->count++] = fd;
 }
 
 /* ---- the end ---- */
 
-/* PID 1's death kills every process of the cell. It completes once the spawners, which must not stand still, have
- * reaped theirs. */
-static void end_cell(struct warden *warden)
+/* 0 stands for a child that has been reaped: its number may be somebody else's by now. */
+static void kill_child(pid_t child, int number)
 {
-    kill(warden->init, SIGKILL);
-    freezer_release();
-    while (waitpid(warden->init, NULL, __WALL) < 0 && errno == EINTR)
-        ;
+    if (child > 0)
+        kill(child, number);
 }
 
+static void await_child(pid_t *child)
+{
+    while (*child > 0 && waitpid(*child, NULL, __WALL) < 0 && errno == EINTR)
+        ;
+    *child = 0;
+}
+
+static void signal_spawners(const struct warden *warden, int number)
+{
+    kill_child(warden->spawner, number);
+    for (int i = 0; i < SPAWNERS; i++)
+        kill_child(more_spawners[i], number);
+}
+
+/* PID 1's death kills every process of the cell. It completes once the spawners have reaped theirs: those that stand
+ * still because the cell seemed empty go on where it was not. */
+static void end_cell(struct warden *warden)
+{
+    if (warden->init <= 0)
+        return;
+    struct pollfd init = {.fd = sys_pidfd_open(warden->init, 0), .events = POLLIN};
+    kill(warden->init, SIGKILL);
+    freezer_release();
+    if (poll(&init, 1, ENDS_WITHIN_MS) != 1)
+        signal_spawners(warden, SIGCONT);
+    close(init.fd);
+    await_child(&warden->init);
+}
+
+/* Awaits what has to be gone before we are; a child that makes an overlay may hang with its disk. */
 static _Noreturn void end(struct warden *warden)
 {
     close(warden->control);
     end_cell(warden);
-    kill(warden->spawner, SIGKILL);
+    signal_spawners(warden, SIGKILL);
+    await_child(&warden->spawner);
     for (int i = 0; i < SPAWNERS; i++)
-        if (more_spawners[i] > 0)
-            kill(more_spawners[i], SIGKILL);
-    while (waitpid(-1, NULL, __WALL) > 0 || errno == EINTR)
-        ;
+        await_child(&more_spawners[i]);
     _exit(0);
 }
 
@@ -66,41 +99,41 @@ static void reap(struct warden *warden)
 {
     pid_t pid;
     while ((pid = waitpid(-1, NULL, WNOHANG | __WALL)) > 0) {
-        if (pid == warden->init || pid == warden->spawner)
-            end(warden);
         for (int i = 0; i < SPAWNERS; i++)
             if (more_spawners[i] == pid)
                 more_spawners[i] = 0;
+        if (pid == warden->init)
+            warden->init = 0;
+        else if (pid == warden->spawner)
+            warden->spawner = 0;
+        else
+            continue;
+        end(warden);
     }
 }
 
 /* ---- requests ---- */
 
-/* Until SIGCONT it begins no exec. 0: it is dead. */
-static int stop(pid_t spawner)
+/* Until SIGCONT it begins no exec. One that is dead is forgotten. */
+static void stop(pid_t *spawner)
 {
     int status = 0;
-    kill(spawner, SIGSTOP);
-    while (waitpid(spawner, &status, WUNTRACED | __WALL) < 0 && errno == EINTR)
+    if (*spawner <= 0)
+        return;
+    kill(*spawner, SIGSTOP);
+    while (waitpid(*spawner, &status, WUNTRACED | __WALL) < 0 && errno == EINTR)
         ;
-    return WIFSTOPPED(status);
+    if (!WIFSTOPPED(status))
+        *spawner = 0;
 }
 
 static void stop_spawners(struct warden *warden)
 {
-    if (!stop(warden->spawner))
+    stop(&warden->spawner);
+    if (!warden->spawner)
         end(warden);
     for (int i = 0; i < SPAWNERS; i++)
-        if (more_spawners[i] > 0 && !stop(more_spawners[i]))
-            more_spawners[i] = 0;
-}
-
-static void continue_spawners(const struct warden *warden)
-{
-    kill(warden->spawner, SIGCONT);
-    for (int i = 0; i < SPAWNERS; i++)
-        if (more_spawners[i] > 0)
-            kill(more_spawners[i], SIGCONT);
+        stop(&more_spawners[i]);
 }
 
 /* Ends the cell if nothing is in it, so that no exec can begin in between; a request that was sent and never read tells
@@ -111,9 +144,9 @@ static const char *end_empty(struct warden *warden, struct plan_cursor rest, str
     if (freezer_holds())
         return "frozen";
     stop_spawners(warden);
-    struct census census = census_take();
+    struct census census = census_take(MOST_TOLD);
     if (census.all) {
-        continue_spawners(warden);
+        signal_spawners(warden, SIGCONT);
         reply->processes = census.processes;
         reply->execs = census.execs;
         errno = EBUSY;
@@ -122,7 +155,7 @@ static const char *end_empty(struct warden *warden, struct plan_cursor rest, str
     const char *step = settle_mounts(rest);
     if (*step) {
         int error = errno;
-        continue_spawners(warden);
+        signal_spawners(warden, SIGCONT);
         errno = error;
         return step;
     }
@@ -132,7 +165,7 @@ static const char *end_empty(struct warden *warden, struct plan_cursor rest, str
 
 static void status(const struct op *op, struct control_reply *reply)
 {
-    struct census census = op->n0 ? (struct census){0} : census_take();
+    struct census census = op->n0 ? (struct census){0} : census_take(MOST_COUNTED);
     reply->processes = census.processes;
     reply->execs = census.execs;
     reply->ticks = census.ticks;
@@ -175,17 +208,18 @@ static const char *spawn_spawner(struct warden *warden, const struct op *op, int
     return "";
 }
 
-static const char *serve_attach(struct warden *warden, const struct op *op, struct plan_cursor *rest, const int *fds,
-                                int count)
+static const char *serve_attach(struct warden *warden, int client, const struct op *op, struct plan_cursor *rest,
+                                const int *fds, int count)
 {
     struct op holder;
     errno = EINVAL;
     if ((op->flags & TREE_COW) && (plan_next(rest, &holder) != 1 || holder.kind != OP_TREE || count == 1))
         return "request";
-    return attach(&warden->view, op, &holder, fds, count);
+    return attach(&warden->view, op, &holder, fds, count, client);
 }
 
-static void answer(struct warden *warden, int client, const struct op *op, struct plan_cursor *rest, const int *fds,
+/* What it keeps of the descriptors, it takes out of fds. */
+static void answer(struct warden *warden, int client, const struct op *op, struct plan_cursor *rest, int *fds,
                    int count)
 {
     struct control_reply reply = {0};
@@ -193,7 +227,7 @@ static void answer(struct warden *warden, int client, const struct op *op, struc
     int passed[MESSAGE_FDS], passing = 0; /* sockets that go back with the reply */
     errno = 0;
     if (op->kind == OP_ATTACH)
-        step = serve_attach(warden, op, rest, fds, count);
+        step = serve_attach(warden, client, op, rest, fds, count);
     else if (op->kind == OP_STATUS)
         status(op, &reply);
     else if (op->kind == OP_FREEZE)
@@ -203,8 +237,10 @@ static void answer(struct warden *warden, int client, const struct op *op, struc
     else if (op->kind == OP_SPAWNER)
         step = spawn_spawner(warden, op, count ? fds[0] : -1);
     else if (op->kind == OP_DRAIN)
-        for (int i = 0; i < count; i++)
-            add(&drains, dup(fds[i]));
+        for (int i = 0; i < count; i++) {
+            add(&drains, fds[i]);
+            fds[i] = -1;
+        }
     else if (op->kind == OP_NETWORK)
         step = network_serve(rest, passed, &passing);
     else if (op->kind == OP_END && op->n0)
@@ -240,7 +276,8 @@ static int serve_client(struct warden *warden, int client)
     if (good)
         answer(warden, client, &op, &cursor, fds, count);
     for (int i = 0; i < count; i++)
-        close(fds[i]);
+        if (fds[i] >= 0)
+            close(fds[i]);
     return good;
 }
 

@@ -291,7 +291,7 @@ static void kill_children(void)
         return;
     }
     const char *at = list;
-    for (pid_t pid; (pid = number_read(&at)) > 0;)
+    for (pid_t pid; (pid = (pid_t)number_read(&at)) > 0;)
         kill(pid, SIGKILL);
 }
 
@@ -308,8 +308,8 @@ static int look(struct kin *kin)
         if (!end || strlen(end) < 5 || count == MOST_KIN)
             continue;
         end += 4; /* the state lies between */
-        int parent = number_read(&end);
-        kin[count++] = (struct kin){number_read(&pid), parent, 0};
+        pid_t parent = (pid_t)number_read(&end);
+        kin[count++] = (struct kin){(pid_t)number_read(&pid), parent, 0};
     }
     return count;
 }

@@ -153,10 +153,17 @@ void freezer_forget(int client)
     settle_group();
 }
 
+int freezer_has(int client)
+{
+    for (int i = 0; i < CLIENTS; i++)
+        if (holds[i].client == client)
+            return 1;
+    return 0;
+}
+
 void freezer_release(void)
 {
-    if (written)
-        set(0);
+    set(0);
 }
 
 int freezer_holds(void)

@@ -9,6 +9,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 
 static void write_map(const struct plan *plan, int proc, pid_t pid, uint32_t kind, const char *file)
@@ -38,29 +39,47 @@ static void write_maps(const struct plan *plan, int proc, pid_t init)
     write_map(plan, proc, init, OP_MAP_GID, "gid_map");
 }
 
+/* -1 with errno. */
+static int map_owner(pid_t pid, const char *file, uint32_t on_disk, uint32_t inside)
+{
+    char path[64], text[64];
+    snprintf(path, sizeof path, "/proc/%d/%s", (int)pid, file);
+    snprintf(text, sizeof text, "%u %u 1", on_disk, inside);
+    int fd = open(path, O_WRONLY | O_CLOEXEC);
+    if (fd < 0)
+        return -1;
+    int written = (int)write(fd, text, strlen(text)), error = errno;
+    close(fd);
+    errno = error;
+    return written < 0 ? -1 : 0;
+}
+
+static _Noreturn void live_with(pid_t parent)
+{
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    while (getppid() == parent)
+        pause();
+    _exit(1);
+}
+
 int hostside_owner_userns(uint32_t uid_on_disk, uint32_t uid_inside, uint32_t gid_on_disk, uint32_t gid_inside)
 {
     struct sys_clone_args args = {.flags = CLONE_NEWUSER, .exit_signal = SIGCHLD};
-    pid_t pid = sys_clone3(&args);
+    pid_t parent = getpid(), pid = sys_clone3(&args);
     if (pid == 0)
-        for (;;)
-            pause();
+        live_with(parent);
     if (pid < 0)
         return -1;
-    char path[64], text[64];
-    int proc = open("/proc", O_PATH | O_DIRECTORY | O_CLOEXEC);
-    snprintf(path, sizeof path, "%d/uid_map", (int)pid);
-    snprintf(text, sizeof text, "%u %u 1", uid_on_disk, uid_inside);
-    write_proc(proc, path, text, "uid_map of the owner");
-    snprintf(path, sizeof path, "%d/gid_map", (int)pid);
-    snprintf(text, sizeof text, "%u %u 1", gid_on_disk, gid_inside);
-    write_proc(proc, path, text, "gid_map of the owner");
-    snprintf(path, sizeof path, "%d/ns/user", (int)pid);
-    int userns = openat(proc, path, O_RDONLY | O_CLOEXEC);
+    char path[64];
+    int userns = -1;
+    snprintf(path, sizeof path, "/proc/%d/ns/user", (int)pid);
+    if (map_owner(pid, "uid_map", uid_on_disk, uid_inside) == 0 &&
+        map_owner(pid, "gid_map", gid_on_disk, gid_inside) == 0)
+        userns = open(path, O_RDONLY | O_CLOEXEC);
     int error = errno;
-    close(proc);
     kill(pid, SIGKILL);
-    waitpid(pid, NULL, 0);
+    while (waitpid(pid, NULL, 0) < 0 && errno == EINTR)
+        ;
     errno = error;
     return userns;
 }

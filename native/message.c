@@ -1,9 +1,16 @@
 #include "session.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
+
+int message_hung_up(int socket)
+{
+    struct pollfd polled = {.fd = socket}; /* POLLHUP and POLLERR come unasked */
+    return poll(&polled, 1, 0) > 0;
+}
 
 union control {
     char buffer[CMSG_SPACE(MESSAGE_FDS * sizeof(int))];

@@ -8,7 +8,6 @@
 #include <sys/mount.h>
 #include <sys/stat.h>
 
-
 uint64_t mount_attributes(uint32_t tree_flags)
 {
     return (tree_flags & TREE_RDONLY ? SYS_MOUNT_ATTR_RDONLY : 0U) |
@@ -29,18 +28,6 @@ static int open_in_root(int root, const char *path)
     struct sys_open_how how = {.flags = O_PATH | O_CLOEXEC,
                                .resolve = SYS_RESOLVE_IN_ROOT | SYS_RESOLVE_NO_MAGICLINKS};
     return sys_openat2(root, path, &how);
-}
-
-int mount_move(int tree, int root, const char *path)
-{
-    int target = open_in_root(root, path);
-    if (target < 0)
-        return -1;
-    int moved = sys_move_mount(tree, "", target, "", SYS_MOVE_MOUNT_F_EMPTY_PATH | SYS_MOVE_MOUNT_T_EMPTY_PATH);
-    int error = errno;
-    close(target);
-    errno = error;
-    return moved;
 }
 
 /* Most mounts of a plan lie side by side (/dev, /proc): the directory above is looked up once for all of them. A last

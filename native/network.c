@@ -5,7 +5,6 @@
 #include <errno.h>
 #include <linux/netlink.h>
 #include <netinet/in.h>
-#include <string.h>
 #include <sys/socket.h>
 
 enum { BACKLOG = 4096, MOST_KEPT = 8 };

@@ -80,18 +80,22 @@ static int mount_staged(int lower, int holder, uint64_t attributes, const char *
     return overlay_mount(&layers, attributes, &option);
 }
 
+enum { SOCKET, LOWER, HOLDER, KEPT }; /* in the place of /dev/null */
+
 static _Noreturn void child_main(int socket, int lower, int holder, uint64_t attributes)
 {
     struct control_reply reply = {0};
-    const char *step;
+    const char *step = "overlay descriptors";
     title_set("alcove-overlay");
     prctl(PR_SET_PDEATHSIG, SIGKILL);
-    int mount = mount_staged(lower, holder, attributes, &step);
+    /* a disk may hold us for long: the session's sockets and mounts must not last as long as we */
+    int mount = dup2(socket, SOCKET) < 0 || dup2(lower, LOWER) < 0 || dup2(holder, HOLDER) < 0 ||
+                sys_close_range(KEPT, ~0U, 0) < 0 ? -1 : mount_staged(LOWER, HOLDER, attributes, &step);
     if (mount < 0) {
         reply.error = errno;
         snprintf(reply.step, sizeof reply.step, "%s", step);
     }
-    _exit(message_send(socket, &reply, sizeof reply, &mount, mount < 0 ? 0 : 1) < 0);
+    _exit(message_send(SOCKET, &reply, sizeof reply, &mount, mount < 0 ? 0 : 1) < 0);
 }
 
 static int await_mount(int socket, struct control_reply *reply)
@@ -102,13 +106,14 @@ static int await_mount(int socket, struct control_reply *reply)
         reply->error = ETIMEDOUT;
         return -1;
     }
-    if (message_receive(socket, reply, sizeof *reply, &mount, &count) != (ssize_t)sizeof *reply) {
-        while (count > 0)
-            close(mount), count--;
-        reply->error = ECONNRESET;
-        return -1;
-    }
-    return count ? mount : -1;
+    int whole = message_receive(socket, reply, sizeof *reply, &mount, &count) == (ssize_t)sizeof *reply;
+    if (whole && count)
+        return mount;
+    if (count)
+        close(mount);
+    if (!whole || !*reply->step) /* it died, or there was no descriptor free for its mount */
+        *reply = (struct control_reply){.error = ECONNRESET, .step = "overlay"};
+    return -1;
 }
 
 /* Layers are named by paths, so they have to lie somewhere for a moment. That is in a mount namespace of a child's: in
@@ -118,6 +123,7 @@ int overlay_aside(int lower, int holder, uint64_t attributes, char *step, size_t
 {
     struct control_reply reply = {.step = "overlay"};
     int sockets[2], mount = -1;
+    snprintf(step, room, "%s", reply.step);
     if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, sockets) < 0)
         return -1;
     pid_t child = fork();

@@ -25,27 +25,32 @@ const char *processes_next(struct processes *processes)
             processes->at = 0;
             processes->filled = syscall(SYS_getdents64, processes->proc, processes->data, sizeof processes->data);
         }
-        if (processes->filled <= 0)
-            break;
+        if (processes->filled <= 0) {
+            processes_end(processes);
+            return NULL;
+        }
         const struct entry *entry = (const struct entry *)(const void *)(processes->data + processes->at);
         processes->at += entry->size;
         if (entry->name[0] >= '1' && entry->name[0] <= '9')
             return entry->name;
     }
+}
+
+void processes_end(struct processes *processes)
+{
     if (processes->proc >= 0)
         close(processes->proc);
     processes->proc = -1;
-    return NULL;
 }
 
-int number_read(const char **text)
+int64_t number_read(const char **text)
 {
     const char *at = *text + strspn(*text, " ");
     if (*at < '0' || *at > '9')
         return -1;
-    int number = 0;
+    int64_t number = 0;
     for (; *at >= '0' && *at <= '9'; at++)
-        number = number * 10 + (*at - '0');
+        number = number > (INT64_MAX - 9) / 10 ? INT64_MAX : number * 10 + (*at - '0');
     *text = at;
     return number;
 }

@@ -2,7 +2,6 @@
 
 #include <errno.h>
 #include <stdio.h>
-#include <string.h>
 #include <sys/socket.h>
 
 static int setup = FD_SETUP; /* -1 once provisioning is over: the number is then somebody else's */

@@ -42,6 +42,7 @@ enum { MESSAGE_FDS = 200 }; /* the kernel's limit is 253 */
 int message_send(int socket, const void *data, size_t size, const int *fds, int count);
 /* Bytes read, 0 at the end, -1; *count is in: room, out: descriptors received (close-on-exec). */
 ssize_t message_receive(int socket, void *data, size_t size, int *fds, int *count);
+int message_hung_up(int socket); /* nobody waits for an answer */
 
 /* ---- hostside.c: what only the caller's own credentials can do; runs in the spawner before it enters ---- */
 /* The id maps of init's user namespace, which is the session's; opens what the spawner is to enter. */
@@ -78,7 +79,6 @@ void mounts_pivot(void);
 void mounts_leave_host(void); /* before the first guest */
 int mount_proc(void); /* of the caller's pid namespace, detached */
 int mount_set(int tree, uint64_t attributes, int recursive);
-int mount_move(int tree, int root, const char *path);
 int mount_detached(int fs, uint64_t attributes); /* of a configured fs, which is closed */
 uint64_t mount_attributes(uint32_t tree_flags);
 
@@ -97,9 +97,10 @@ struct attach_view {
     int host_mountns, cell_mountns; /* host_mountns -1: trees come along with the request */
     int scratch;
 };
-/* With TREE_COW `holder` says where the changes go. The trees, in that order, are there for root alone. */
+/* With TREE_COW `holder` says where the changes go. The trees, in that order, are there for root alone. ECANCELED where
+ * the client has hung up meanwhile. */
 const char *attach(const struct attach_view *view, const struct op *op, const struct op *holder, const int *trees,
-                   int count);
+                   int count, int client);
 
 /* ---- settle.c ---- */
 /* The mounts named by the OP_READONLY that follow become so, all or none: "" or the step that failed with errno. */
@@ -151,21 +152,22 @@ int identity_find(const char *user, struct identity *identity); /* 0, or -1 with
 /* ---- processes.c: who is in /proc ---- */
 struct processes {
     int proc; /* the directory, until the end of the walk */
-    long at, filled;
+    long at, filled; /* filled below 0: the walk has failed */
     _Alignas(8) char data[2048];
 };
 void processes_begin(struct processes *processes);
 const char *processes_next(struct processes *processes); /* a pid; NULL at the end, and nothing is left open */
-/* The number there, of 9 digits at most, after blanks; *text is moved behind it. -1 when there is none. */
-int number_read(const char **text);
+void processes_end(struct processes *processes);         /* before that */
+/* The number there, after blanks; *text is moved behind it. INT64_MAX when it is larger, -1 when there is none. */
+int64_t number_read(const char **text);
 
 /* ---- census.c: who lives in the cell ---- */
 struct census {
-    uint32_t all; /* but init; the dead too */
+    uint32_t all; /* but init; the dead too, and what could not be looked at */
     uint32_t processes, execs; /* that live: the guest's, and our monitors */
     uint64_t ticks; /* of processor time that those of the guest's have used (SC_CLK_TCK) */
 };
-struct census census_take(void);
+struct census census_take(uint32_t most); /* of that many: a guest may beget faster than we count */
 
 /* ---- freezer.c: holding the cell's processes still ---- */
 enum { CLIENTS = 64 }; /* connections to the warden at once */
@@ -174,6 +176,7 @@ void freezer_open(int group); /* with the caller's credentials */
 const char *freezer_hold(int client, int stays);
 void freezer_thaw(void);             /* what stays stays no longer */
 void freezer_forget(int client);     /* and lets go of what it held */
+int freezer_has(int client);         /* it holds something, or waits for that */
 void freezer_release(void);          /* whoever holds: the end */
 int freezer_holds(void);             /* they stand still, or are about to */
 uint64_t freezer_time(uint64_t since); /* nanoseconds in which they stood still since then (CLOCK_MONOTONIC) */

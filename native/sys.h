@@ -11,9 +11,6 @@
 #ifndef CLONE_NEWCGROUP
 #define CLONE_NEWCGROUP 0x02000000
 #endif
-#ifndef CLONE_PIDFD
-#define CLONE_PIDFD 0x00001000
-#endif
 #ifndef CLONE_INTO_CGROUP
 #define CLONE_INTO_CGROUP 0x200000000ULL
 #endif
@@ -57,7 +54,6 @@ struct sys_mount_attr {
 #define SYS_FSMOUNT_CLOEXEC 1
 #define SYS_FSCONFIG_SET_FLAG 0
 #define SYS_FSCONFIG_SET_STRING 1
-#define SYS_FSCONFIG_SET_FD 5
 #define SYS_FSCONFIG_CMD_CREATE 6
 
 struct sys_landlock_ruleset_attr {

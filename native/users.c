@@ -31,7 +31,7 @@ static long number(const char *text)
 {
     if (!text || !*text || strlen(text) > 9 || strspn(text, "0123456789") != strlen(text))
         return NO_ID;
-    return number_read(&text);
+    return (long)number_read(&text); /* of 9 digits */
 }
 
 /* Splits "a:b:c" in place; absent fields are "". */

@@ -7,13 +7,15 @@ import signal
 import sys
 import time
 from collections.abc import AsyncIterator
-from contextlib import suppress
+from contextlib import AsyncExitStack, ExitStack, suppress
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
 
+from alcove.contract import LifecycleError
 from alcove.local.cell import control
+from alcove.local.cell.launch import CONTROL_SOCKET, connect
 from alcove.local.cell.operations import Kind, operation
 from alcove.local.sleep import freezer
 from tests.local import outside
@@ -21,6 +23,8 @@ from tests.local.cell import Cell, mark
 
 pytestmark = [pytest.mark.security]
 
+#: As many as a warden serves at once (native/session.h).
+MOST_CONNECTIONS = 64
 #: Writes the monotonic clock to a file for as long as it lives.
 TICKER = """
 import os, sys, time
@@ -153,6 +157,36 @@ class TestHeld:
         await ticking.goes_on()
         await outside.until(lambda: count_of_descriptors(warden) == before)
 
+    async def test_whoever_comes_does_not_take_the_place_of_a_hold(self, ticking: Ticking) -> None:
+        before = count_of_descriptors(ticking.cell.native("warden"))
+        async with freezer.held(ticking.directory):
+            for _ in range(3):
+                with ExitStack() as idle:
+                    for _ in range(MOST_CONNECTIONS):
+                        idle.enter_context(connect(ticking.directory, CONTROL_SOCKET))
+                    assert (await freezer.status(ticking.directory)).frozen
+            assert ticking.stands_still()
+        await ticking.goes_on()
+        await outside.until(lambda: count_of_descriptors(ticking.cell.native("warden")) == before)
+
+    async def test_where_all_hold_nobody_else_is_let_in(self, ticking: Ticking) -> None:
+        async with AsyncExitStack() as holding:
+            for _ in range(MOST_CONNECTIONS):
+                await holding.enter_async_context(freezer.held(ticking.directory))
+            with pytest.raises(ConnectionError):
+                await freezer.status(ticking.directory)
+            assert ticking.stands_still()
+        await ticking.goes_on()
+
+    async def test_a_hold_that_did_not_last_says_so(self, ticking: Ticking) -> None:
+        async def hold() -> None:
+            async with freezer.held(ticking.directory):
+                os.kill(ticking.cell.native("warden"), signal.SIGKILL)
+                await outside.until(lambda: not outside.bearing(TICKER))
+
+        with pytest.raises(LifecycleError, match="try again"):
+            await hold()
+
     async def test_what_a_guest_stopped_or_waits_for_its_child_can_be_held(self, ticking: Ticking) -> None:
         number = mark()
         await ticking.cell.sh('sleep "$1" & kill -STOP $!', number)
@@ -202,9 +236,7 @@ class TestFrozen:
         assert 0 < sum_of_all < time.monotonic_ns() - began
 
     async def test_it_outlives_who_asked_for_it(self, ticking: Ticking) -> None:
-        program = (
-            "import asyncio, sys; from alcove.local.sleep import freezer; asyncio.run(freezer.freeze(sys.argv[1]))"
-        )
+        program = "import asyncio, sys; from alcove.local.sleep.freezer import freeze; asyncio.run(freeze(sys.argv[1]))"
         assert (
             await (await asyncio.create_subprocess_exec(sys.executable, "-c", program, ticking.directory)).wait() == 0
         )

@@ -2,9 +2,11 @@
 
 import asyncio
 import os
+import select
 import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -62,6 +64,25 @@ class TestBusy:
                 await backend.snapshot(cell.id)
         await goes_on(cell)
         assert backend.snapshots() == []
+
+    async def test_one_that_was_let_go_in_the_middle_is_no_snapshot(
+        self, backend: LocalSandbox, cell: Cell, store: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        await start(cell, PAIR)
+        copy = sealing.copy
+
+        def let_go(*arguments: Any) -> None:
+            copy(*arguments)
+            warden = os.pidfd_open(cell.native("warden"))
+            signal.pidfd_send_signal(warden, signal.SIGKILL)
+            select.select([warden], [], [])
+            os.close(warden)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(sealing, "copy", let_go)
+            with pytest.raises(LifecycleError, match="try again"):
+                await backend.snapshot(cell.id)
+        assert (backend.snapshots(), list((store / "layers").iterdir())) == ([], [])
 
     async def test_a_cancelled_one_thaws_and_leaves_nothing(
         self, backend: LocalSandbox, cell: Cell, store: Path

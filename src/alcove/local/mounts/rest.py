@@ -23,7 +23,7 @@ async def at_rest(sessions: Sessions, live: LiveSession, target: str) -> AsyncIt
     """Hold a session with nothing in it that can write to the mount at `target`: ended, or else frozen; under its lock.
 
     Raises:
-        LifecycleError: something runs in it, and cannot be frozen.
+        LifecycleError: something runs in it, and cannot be frozen; at the end: it did not stand still to the last.
     """
     if await _running(sessions, live, target) is None:
         yield

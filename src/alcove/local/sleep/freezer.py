@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 
+from alcove.contract import LifecycleError
 from alcove.local.cell import control
 from alcove.local.cell.launch import CONTROL_SOCKET, connect
 from alcove.local.cell.operations import Kind, operation
@@ -26,6 +27,7 @@ async def held(directory: str) -> AsyncIterator[None]:
     """Hold every process of a session still while inside; whatever ends this process lets go too.
 
     Raises:
+        LifecycleError: at the end: they were let go before it.
         OSError: ENOTSUP where the session has no v2 group, ETIMEDOUT where they did not stop in two seconds, or the
             warden is gone.
     """
@@ -35,6 +37,8 @@ async def held(directory: str) -> AsyncIterator[None]:
             raise TimeoutError("the session's warden did not answer")
         _check(control.parse_reply(connection.recv(control.REPLY.size)))
         yield
+        if await readable(connection.fileno(), 0):  # nothing comes after the answer but the end
+            raise LifecycleError("the session's processes were let go, or ended, while they were held; try again")
 
 
 async def freeze(directory: str) -> None:

@@ -165,7 +165,7 @@ async def held(live: "LiveSession") -> AsyncIterator[None]:
     """Keep the processes of a session from running, for as long as this lasts; a kill -9 of us ends it too.
 
     Raises:
-        LifecycleError: this host cannot freeze them, or they do not stand still.
+        LifecycleError: this host cannot freeze them, or they do not stand still; at the end: they did not to the last.
     """
     if not processes.alive(live.record.processes):
         yield

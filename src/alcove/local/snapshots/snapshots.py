@@ -4,7 +4,7 @@ import asyncio
 import secrets
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
 from functools import partial
 
@@ -120,18 +120,19 @@ class Snapshots:
             raise
 
     async def _by_copying(self, live: LiveSession, name: str | None, progress: Progress | None) -> Snapshot:
-        async with suspension.held(live), self._sessions.cells.own_files(live) as own:
-            copied = sealing.changed(own, owned_root=self._owned(live))
-            outputs = self._has_outputs(live, own)
-            if not copied and not outputs:
-                return self._commit(live, None, name)
-            key = new_key()
-            advance = self.guarding(progress)
-            with layers.made(self._store.layer(key)) as layer:
-                await beside(partial(sealing.copy, own, layer, copied), advance)
-                if outputs:
-                    await beside(partial(sealing.copy_outputs, own, layer), advance)
-                return self._commit(live, Layer(key, _names(copied, outputs=outputs)), name)
+        with ExitStack() as making:
+            layer = None
+            async with suspension.held(live), self._sessions.cells.own_files(live) as own:
+                copied = sealing.changed(own, owned_root=self._owned(live))
+                outputs = self._has_outputs(live, own)
+                if copied or outputs:
+                    layer = Layer(new_key(), _names(copied, outputs=outputs))
+                    advance = self.guarding(progress)
+                    directory = making.enter_context(layers.made(self._store.layer(layer.key)))
+                    await beside(partial(sealing.copy, own, directory, copied), advance)
+                    if outputs:
+                        await beside(partial(sealing.copy_outputs, own, directory), advance)
+            return self._commit(live, layer, name)  # only now is it known that nothing ran to the last
 
     def guarding(self, progress: Callable[[int], object] | None) -> Progress:
         """What a copy that is not to take room from the reserve calls on its way.
