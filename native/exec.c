@@ -366,8 +366,12 @@ static _Noreturn void watch(int connection, pid_t command, struct exec_slot *slo
     struct pollfd caller = {.fd = connection, .events = POLLIN};
     for (;;) {
         reap(command, &status, &ended);
-        if (ended)
+        if (ended) {
+            /* perhaps of its caller's death, by a pipe that nobody reads any more: then what it began dies of it too */
+            if (poll(&caller, 1, 0) > 0 && caller.revents & POLLHUP)
+                kill_tree(command, &status, &ended, &wake);
             break;
+        }
         if (ppoll(&caller, 1, NULL, &wake) > 0) { /* the order to kill, or the caller is gone */
             char order;
             (void)!recv(connection, &order, 1, MSG_DONTWAIT); /* unread, it would turn our answer into a reset */

@@ -33,6 +33,7 @@ from alcove.contract import (
 )
 from alcove.local import LocalSandbox, LocalSandboxConfig, native
 from alcove.local.cell.launch import listen
+from tests.keeping import children
 from tests.local import outside
 from tests.security.cells import Cell
 from tests.security.conftest import MakeCell
@@ -127,7 +128,8 @@ class TestSr01:
 
 
 class TestSr02:
-    async def test_sr02_a_foreground_command_dies_with_its_caller(self, store: Path) -> None:
+    @pytest.mark.parametrize("first", ["its connection", "its pipe"])
+    async def test_sr02_a_foreground_command_dies_with_its_caller(self, store: Path, first: str) -> None:
         mark = f"7001{secrets.randbelow(10**9):09}"
         script = f"setsid sleep {mark} & sleep {mark} & while :; do echo flowing; done"
         argv = [sys.executable, "-m", "tests.security.driver", "flood", str(store), script]
@@ -135,7 +137,15 @@ class TestSr02:
             assert caller.stdout is not None
             assert caller.stdout.readline() == f"{SESSION}\n"
             await outside.until(lambda: len(outside.bearing(mark)) == 2)
+            (key,) = [path.name for path in (store / "sessions").iterdir()]
+            (monitor,) = outside.called("alcove-exec", key)
+            (shell,) = [pid for pid in children(monitor) if outside.command_line(pid)[:1] == ["sh"]]
+            if first == "its pipe":  # nobody looks at the connection before the command has died of its output
+                os.kill(monitor, signal.SIGSTOP)
             caller.kill()
+        if first == "its pipe":
+            await outside.until(lambda: not outside.is_there(shell))
+            os.kill(monitor, signal.SIGCONT)
         await outside.gone(mark)
         backend = new_backend(store)
         assert [session.id for session in backend.sessions()] == [SESSION]
