@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -218,7 +219,13 @@ async def test_paths_choose(box: Cell) -> None:
         await box.backend.changes(box.id, ["/elsewhere"])
     with pytest.raises(InvalidRequest, match="lies in no copy-on-write mount"):
         await box.backend.changes(box.id, ["/project/../etc"])
-    for paths, reason in (([], "no path"), ([""], "an empty path"), ("sub", r'write \["sub"\]'), (b"sub", "a list")):
+    wrong: list[tuple[Any, str]] = [
+        ([], "no path"),
+        ([""], "an empty path"),
+        ("sub", r'write \["sub"\]'),
+        (b"sub", "a list"),
+    ]
+    for paths, reason in wrong:
         for call in (box.backend.changes, box.backend.apply):
             with pytest.raises(InvalidRequest, match=reason):
                 await call(box.id, paths)
