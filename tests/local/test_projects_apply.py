@@ -89,6 +89,20 @@ async def test_a_change_between_attach_and_the_first_write_is_seen(box: Cell, pr
     assert (project / "edited").read_text() == "by the host"
 
 
+async def test_a_directory_that_the_host_exchanged_is_not_written_over(backend: LocalSandbox, project: Path) -> None:
+    (project / "sub.new").mkdir()
+    (project / "sub.new" / "moved").write_text("of another version")
+    await next_tick(project)
+    async with live(backend, spec(mounted(project))) as box:
+        await next_tick(project)
+        await box.out("echo three >/project/sub/moved; echo x >/project/added")
+        (project / "sub").rename(project / "sub.old")
+        (project / "sub.new").rename(project / "sub")
+        assert [refusal.path for refusal in (await backend.apply(box.id)).conflicts] == ["sub/moved"]
+        assert (project / "sub" / "moved").read_text() == "of another version"
+        assert (await backend.apply(box.id, ["added"])).complete
+
+
 async def test_another_directory_in_its_place_is_refused(box: Cell, project: Path, make_project: Make) -> None:
     await box.out("echo x >/project/added")
     project.rename(project.parent / "elsewhere")

@@ -425,6 +425,63 @@ def test_the_beginning_tells_of_what_nobody_looked_at(project: Project) -> None:
     assert list(refused(project.apply(base))) == [b"run"]
 
 
+DIRECTORY_USES = {
+    "merged": "Path('src/main.py').write_text('x')",
+    "deep": "Path('src/lib/b.py').write_text('x')",
+    "deleted": "import shutil; shutil.rmtree('src')",
+    "in its place": "import shutil; shutil.rmtree('src'); Path('src').write_text('x')",
+}
+
+
+def exchange_directory(top: Path) -> None:
+    (top / "src").rename(top / "src.old")
+    (top / "src.new").rename(top / "src")
+
+
+@pytest.mark.parametrize("looked", [False, True], ids=["unseen", "seen"])
+@pytest.mark.parametrize("use", DIRECTORY_USES)
+def test_a_directory_that_the_host_exchanged_is_not_written_over(project: Project, use: str, looked: bool) -> None:
+    """Its files have the times that they always had."""
+    shutil.copytree(project.lower / "src", project.lower / "src.new")
+    (project.lower / "src.new/main.py").write_text("of another version\n")
+    began = os.lstat(project.lower / "src.new/main.py").st_ctime_ns
+    until_later_than(began, project.place / "clock")
+    known = Fingerprints({}, began_ns=began)
+    if looked:
+        project.session("Path('src/run').write_text('x')")
+        known = fingerprints(project.lower_fd, project.upper_fd, known=known)
+    project.session(DIRECTORY_USES[use] + "\nPath('run').write_text('x')")
+    exchange_directory(project.lower)
+    before = project.look()
+    for _ in range(2):
+        known = fingerprints(project.lower_fd, project.upper_fd, known=known)
+        applied = project.apply(known)
+        assert any(path.startswith(b"src") for path in refused(applied))
+        assert not applied.applied
+        assert project.look() == before
+        known = applied.base
+    assert paths(project.apply(known, b"run")) == [b"run"]
+
+
+def test_a_name_that_came_into_a_directory_is_no_other_directory(project: Project) -> None:
+    began = os.lstat(project.lower / "plain").st_ctime_ns
+    until_later_than(began, project.place / "clock")
+    (project.lower / "src/by-the-host").write_text("x")
+    project.session("Path('src/main.py').write_text('x'); Path('src/new').write_text('x')")
+    base = fingerprints(project.lower_fd, project.upper_fd, began_ns=began)
+    assert not refused(project.apply(base))
+
+
+def test_a_mode_that_was_applied_makes_no_other_directory(project: Project) -> None:
+    began = os.lstat(project.lower / "plain").st_ctime_ns
+    until_later_than(began, project.place / "clock")
+    project.session("os.chmod('src', 0o750)")
+    applied = project.apply(fingerprints(project.lower_fd, project.upper_fd, began_ns=began))
+    project.session("Path('src/main.py').write_text('x')")
+    base = fingerprints(project.lower_fd, project.upper_fd, known=applied.base)
+    assert paths(project.apply(base)) == [b"src/main.py"]
+
+
 def until_later_than(moment: int, clock: Path) -> None:
     """Wait for the kernel's coarse clock, which stamps files."""
     deadline = time.monotonic() + 5
