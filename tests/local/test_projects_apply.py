@@ -2,9 +2,11 @@
 # ruff: noqa: ASYNC240 - a test's own loop may wait for the host
 
 import asyncio
+import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,6 +16,7 @@ from alcove.contract import (
     SandboxIoError,
 )
 from alcove.local.backend import LocalSandbox
+from alcove.state.contents import Contents
 from tests.conftest import PlainUser
 from tests.local.cell import Cell, live
 from tests.local.projects import EDIT, EDITED, FILES, Make, kinds, layer, mounted, next_tick, spec, tree
@@ -101,6 +104,27 @@ async def test_a_directory_that_the_host_exchanged_is_not_written_over(backend: 
         assert [refusal.path for refusal in (await backend.apply(box.id)).conflicts] == ["sub/moved"]
         assert (project / "sub" / "moved").read_text() == "of another version"
         assert (await backend.apply(box.id, ["added"])).complete
+
+
+async def test_a_session_goes_on_after_a_host_that_was_full(
+    box: Cell, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = Contents.copy
+
+    def full(contents: Contents, *arguments: Any, **options: Any) -> None:
+        if (project / "added").exists():
+            raise OSError(errno.ENOSPC, "no room")
+        copy(contents, *arguments, **options)
+
+    await box.out(EDIT)
+    with monkeypatch.context() as patch:
+        patch.setattr(Contents, "copy", full)
+        with pytest.raises(SandboxIoError, match="no room; what was written before it stays"):
+            await box.backend.apply(box.id)
+    assert (project / "added").read_text() == "new\n"
+    await box.out("echo newer >/project/added")
+    assert (await box.backend.apply(box.id)).complete
+    assert (project / "added").read_text() == "newer\n"
 
 
 async def test_another_directory_in_its_place_is_refused(box: Cell, project: Path, make_project: Make) -> None:
