@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -366,6 +367,25 @@ class TestImage:
 
     def faults(self, image: Path) -> int:
         return subprocess.run(["e2fsck", "-fn", image], capture_output=True, check=False).returncode
+
+    def test_a_repair_keeps_others_out_though_who_began_it_was_killed(self, tmp_path: Path) -> None:
+        image, gate = tmp_path / "image", tmp_path / "gate"
+        image.write_bytes(bytes(4096))
+        os.mkfifo(gate)
+        (tmp_path / "e2fsck").write_text(f"#!/bin/sh\nread x <{gate}\necho ended >{gate}\n")
+        (tmp_path / "e2fsck").chmod(0o755)
+        program = "import sys; from alcove.local import disk, loopback; disk._PATH = sys.argv[1]\n"
+        program += "loopback.attach(sys.argv[2], disk._check)"
+        with (
+            image.open("r+b") as opened,
+            subprocess.Popen([sys.executable, "-c", program, str(tmp_path), str(image)]) as attaching,
+        ):
+            with gate.open("w") as writing:  # as soon as the check reads
+                attaching.kill()
+                attaching.wait()
+                assert loopback._is_taken(opened.fileno())
+                writing.write("go\n")
+            assert gate.read_text() == "ended\n"
 
     def test_one_beyond_repair_is_refused(self, tmp_path: Path) -> None:
         image = self.made(tmp_path)

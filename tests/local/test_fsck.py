@@ -16,10 +16,14 @@ from alcove.contract import Limited, SandboxIoError, SandboxSpec, SandboxState
 from alcove.local.backend import LocalSandbox
 from alcove.local.cell import processes
 from alcove.local.config import LocalSandboxConfig
-from alcove.local.doctor.fsck import Damage, StoreReport, check_store
+from alcove.local.doctor import fsck
+from alcove.local.doctor.fsck import Damage, StoreReport, check_store, database, sessions
+from alcove.local.doctor.fsck.report import Patient
 from alcove.local.removal import remove_tree
+from alcove.local.snapshots.layers import OWNER
+from alcove.local.snapshots.snapshot_table import passing_name
 from alcove.local.snapshots.upkeep import Upkeep
-from alcove.local.store import Store
+from alcove.local.store import Row, Store
 from tests.local import outside
 from tests.local.cell import Cell
 
@@ -124,7 +128,7 @@ async def test_a_store_in_use_has_no_damage(world: World) -> None:
 async def test_a_store_that_is_not_there_is_not_made(tmp_path: Path) -> None:
     with pytest.raises(SandboxIoError, match="there is no store at"):
         await check_store(LocalSandboxConfig(root_dir=str(tmp_path / "new")))
-    assert not (tmp_path / "new").exists()
+    assert os.listdir(tmp_path) == []
 
 
 @pytest.mark.user
@@ -164,6 +168,44 @@ class TestDatabase:
         assert "2 sessions, 1 layers, 1 snapshots" in damage.done
         assert [name for name in lost(world) if name.startswith("store.db-")] == lost(world) != []
         await world.use(world.both_work)
+
+    async def test_there_is_a_database_at_any_moment_of_a_repair(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        path = world.store / "store.db"
+        rename = os.rename
+
+        def stop(source: str, target: str) -> None:
+            if target == str(path):
+                raise OSError(5, "killed")
+            rename(source, target)
+
+        monkeypatch.setattr(database, "_fault", lambda _: "damage")
+        monkeypatch.setattr(os, "rename", stop)
+        with pytest.raises(SandboxIoError, match="killed"):
+            await world.check(repair=True)
+        monkeypatch.undo()
+        kept = lost(world)[0]
+        assert path.samefile(world.store / "lost" / kept)
+        assert (await world.check()).ok
+        await world.use(world.both_work)
+
+    @pytest.mark.parametrize("late", [False, True], ids=["looked at", "copied"])
+    async def test_what_the_disk_or_a_lock_refuses_is_no_damage(
+        self, world: World, monkeypatch: pytest.MonkeyPatch, late: bool
+    ) -> None:
+        path = world.store / "store.db"
+        path.rename(world.store / "aside")
+        path.mkdir()  # what can be opened, and not be read
+        if late:
+            monkeypatch.setattr(database, "_fault", lambda _: "damage")
+        with pytest.raises(SandboxIoError, match=r"store\.db cannot be read: .*; try again"):
+            await world.check(repair=True)
+        assert lost(world) == []
+        path.rmdir()
+        (world.store / "aside").rename(path)
+        monkeypatch.undo()
+        assert (await world.check()).ok
 
     async def test_what_is_no_database_at_all_leaves_the_files(self, world: World) -> None:
         await world.use(world.end)
@@ -219,6 +261,81 @@ class TestSessions:
         kept = json.loads((world.store / "lost" / f"session-{'k' * 16}.row").read_text())
         assert kept["id"] == "broken"
         assert (world.store / "lost" / f"session-{'k' * 16}" / "file").read_text() == "kept"
+
+    async def test_a_row_that_cannot_be_read_of_one_that_runs_stays(self, world: World) -> None:
+        record = world.row(world.first, "record")
+        world.sql("UPDATE sessions SET record = ? WHERE id = ?", b"{{", world.first)
+        (warden,) = outside.called("alcove-warden", world.key)
+        for repair in (False, True):
+            (damage,) = (await world.check(repair=repair)).damages
+            assert (damage.id, damage.done, damage.remedy) == ("row", "", f"kill {warden}, then check again")
+            assert f"processes of it run: {warden}" in damage.fact
+        assert lost(world) == []
+        world.sql("UPDATE sessions SET record = ? WHERE id = ?", record, world.first)
+        await world.use(world.both_work)
+
+    async def test_a_row_is_put_aside_again_after_a_kill(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+        world.sql(
+            "INSERT INTO sessions SELECT 'broken', ?, NULL, spec, ?, created, NULL FROM sessions LIMIT 1",
+            "k" * 16,
+            b"{{",
+        )
+        (world.store / "sessions" / ("k" * 16)).mkdir()
+
+        def stop(*_: object) -> None:
+            raise OSError(5, "killed")
+
+        monkeypatch.setattr(os, "rename", stop)
+        with pytest.raises(SandboxIoError, match="killed"):
+            await world.check(repair=True)
+        monkeypatch.undo()
+        await world.repaired("row")
+        assert lost(world) == [f"session-{'k' * 16}", f"session-{'k' * 16}.row", f"session-{'k' * 16}.row.1"]
+
+    async def test_files_in_the_place_of_directories_are_kept(self, world: World) -> None:
+        names = [f"{place}/{name}" for place in ("sessions", "layers") for name in ("note", "note.ending")]
+        for name in names:
+            (world.store / name).write_text(name)
+        await world.repaired("directory", "directory", "layer", "layer")
+        assert sorted((world.store / "lost" / name).read_text() for name in lost(world)) == sorted(names)
+        await world.use(world.both_work)
+
+    async def test_one_that_is_just_being_made_is_no_damage(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Made in between, whichever is read first; what was ended in between is not there any more."""
+        store = Store(str(world.store))
+        patient = Patient(store, fsck._sessions(world.config, store), repair=False)
+        columns = "'made', 'made', NULL, spec, record, created, NULL"
+        read, listdir = store.sessions, os.listdir
+        done: list[str] = []
+
+        def make(now: str) -> None:
+            if done:
+                return
+            done.append(now)
+            world.sql(f"INSERT INTO sessions SELECT {columns} FROM sessions LIMIT 1")
+            (world.store / "sessions" / "made").mkdir()
+
+        def sessions_then_made() -> list[Row]:
+            rows = read()
+            make("rows")
+            return rows
+
+        def listed_then_made(path: str) -> list[str]:
+            names = listdir(path)
+            if path.endswith("/sessions"):
+                make("directories")
+            return names
+
+        for name, place, function in (("sessions", store, sessions_then_made), ("listdir", os, listed_then_made)):
+            with monkeypatch.context() as patch:
+                patch.setattr(place, name, function)
+                assert list(sessions.check_directories(patient)) == []
+            assert done.pop()
+            world.sql("DELETE FROM sessions WHERE id = 'made'")
+            (world.store / "sessions" / "made").rmdir()
+        store.close()
 
     async def test_a_directory_without_a_row_is_kept(self, world: World) -> None:
         directory = world.store / "sessions" / ("a" * 16)
@@ -298,6 +415,19 @@ class TestSessions:
 
         await world.use(whole)
 
+    async def test_what_was_on_its_way_into_one_is_kept_where_there_is_something_else(self, world: World) -> None:
+        def stop(backend: LocalSandbox) -> Awaitable[object]:
+            return backend._sessions.suspension.rest(backend._sessions.live(world.first))
+
+        await world.use(stop)
+        (world.store / "layers" / "feedfeed00" / "workspace").mkdir(parents=True)
+        (world.store / "layers" / "feedfeed00" / "workspace" / "file").write_text("the only one")
+        (world.store / "sessions" / world.key / "workspace" / "later").write_text("x")
+        world.change_record(world.first, sealing="feedfeed00")
+        (damage,) = await world.repaired("sealing")
+        assert damage.done.endswith("moved to lost/layer-feedfeed00")
+        assert (world.store / "lost" / "layer-feedfeed00" / "workspace" / "file").read_text() == "the only one"
+
     async def test_a_range_of_ids_of_an_ended_session(self, world: World) -> None:
         await world.use(lambda backend: backend.terminate(world.second))
         world.sql("UPDATE sessions SET slot = 77 WHERE id = ?", world.second)
@@ -312,6 +442,51 @@ class TestLayers:
         (world.store / "layers" / "abcdef0123" / "workspace" / "file").write_text("kept")
         await world.repaired("layer")
         assert (world.store / "lost" / "layer-abcdef0123" / "workspace" / "file").read_text() == "kept"
+
+    async def strays(self, world: World) -> Path:
+        """Leave what a power cut leaves of a snapshot: the renames, and nothing in the database."""
+
+        async def stop(backend: LocalSandbox) -> None:
+            await Cell(backend, backend.session(world.first)).out("echo new >new")
+            await backend._sessions.suspension.rest(backend._sessions.live(world.first))
+
+        await world.use(stop)
+        layer = world.store / "layers" / "feedfeed00"
+        layer.mkdir()
+        os.setxattr(layer, OWNER, world.key.encode())
+        (world.store / "sessions" / world.key / "workspace").rename(layer / "workspace")
+        return layer
+
+    async def test_a_sessions_only_copy_of_its_files_goes_back_to_it(self, world: World) -> None:
+        layer = await self.strays(world)
+        (damage,) = await world.repaired("layer")
+        assert (damage.done, world.first in damage.fact) == ("given back to it", True)
+        assert not layer.exists()
+
+        async def whole(backend: LocalSandbox) -> None:
+            assert await Cell(backend, backend.session(world.first)).out("cat new file") == "new\nmine\n"
+
+        await world.use(whole)
+
+    async def test_where_it_cannot_go_back_it_is_kept(self, world: World) -> None:
+        await self.strays(world)
+        (world.store / "sessions" / world.key / "workspace").mkdir()
+        (world.store / "sessions" / world.key / "workspace" / "later").write_text("x")
+        (damage,) = await world.repaired("layer")
+        assert damage.done.startswith("moved to lost/layer-feedfeed00")
+        assert (world.store / "lost" / "layer-feedfeed00" / "workspace" / "new").read_text() == "new\n"
+        assert (world.store / "sessions" / world.key / "workspace" / "later").read_text() == "x"
+
+    async def test_a_fork_that_goes_on_is_no_damage(self, world: World) -> None:
+        me = os.getpid()
+        name = passing_name(me, processes.start_time(me) or 0)
+        columns = "'passing', ?, session, parent, root, set_id, layers, created"
+        world.sql(f"INSERT INTO snapshots SELECT {columns} FROM snapshots", name)
+        world.sql("INSERT INTO uses VALUES ('snapshot passing', ?)", world.layer)
+        assert await world.found() == []
+        world.sql("DELETE FROM uses WHERE owner = 'snapshot passing'")
+        assert await world.found() == ["uses"], "it counts as a user"
+        world.sql("DELETE FROM snapshots WHERE id = 'passing'")
 
     async def test_one_that_is_being_made_is_let_be(self, world: World) -> None:
         directory = world.store / "layers" / "abcdef0123"

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,6 +19,7 @@ from alcove.contract import (
 )
 from alcove.local.backend import LocalSandbox
 from alcove.local.cell import control
+from alcove.state.contents import Contents
 from tests.conftest import PlainUser
 from tests.local import outside
 from tests.local.cell import Cell, live, mark
@@ -92,6 +94,41 @@ async def test_a_change_between_attach_and_the_first_write_is_seen(box: Cell, pr
     await box.out("echo three >/project/edited")
     assert [refusal.path for refusal in (await box.backend.apply(box.id)).conflicts] == ["edited"]
     assert (project / "edited").read_text() == "by the host"
+
+
+async def test_a_directory_that_the_host_exchanged_is_not_written_over(backend: LocalSandbox, project: Path) -> None:
+    (project / "sub.new").mkdir()
+    (project / "sub.new" / "moved").write_text("of another version")
+    await next_tick(project)
+    async with live(backend, spec(mounted(project))) as box:
+        await next_tick(project)
+        await box.out("echo three >/project/sub/moved; echo x >/project/added")
+        (project / "sub").rename(project / "sub.old")
+        (project / "sub.new").rename(project / "sub")
+        assert [refusal.path for refusal in (await backend.apply(box.id)).conflicts] == ["sub/moved"]
+        assert (project / "sub" / "moved").read_text() == "of another version"
+        assert (await backend.apply(box.id, ["added"])).complete
+
+
+async def test_a_session_goes_on_after_a_host_that_was_full(
+    box: Cell, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = Contents.copy
+
+    def full(contents: Contents, *arguments: Any, **options: Any) -> None:
+        if (project / "added").exists():
+            raise OSError(errno.ENOSPC, "no room")
+        copy(contents, *arguments, **options)
+
+    await box.out(EDIT)
+    with monkeypatch.context() as patch:
+        patch.setattr(Contents, "copy", full)
+        with pytest.raises(SandboxIoError, match="no room; what was written before it stays"):
+            await box.backend.apply(box.id)
+    assert (project / "added").read_text() == "new\n"
+    await box.out("echo newer >/project/added")
+    assert (await box.backend.apply(box.id)).complete
+    assert (project / "added").read_text() == "newer\n"
 
 
 async def test_another_directory_in_its_place_is_refused(box: Cell, project: Path, make_project: Make) -> None:

@@ -226,6 +226,24 @@ async def test_a_pipe_that_nobody_reads_holds_nobody_up(backend: LocalSandbox, s
     await freed(backend, store)
 
 
+async def test_a_fifo_whose_other_end_nobody_has_holds_nobody_up(backend: LocalSandbox, store: Path) -> None:
+    await noisy(backend, 1 << 20)
+    fifo = store.with_name("fifo")
+    os.mkfifo(fifo)
+    for work in (backend.import_snapshot(fifo), backend.export_snapshot("noise", fifo)):
+        going = asyncio.ensure_future(work)
+        done, _ = await asyncio.wait([going], timeout=0.1)
+        assert not done
+        going.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.wait_for(going, 5)
+    _, made = await asyncio.gather(
+        backend.export_snapshot("noise", fifo), backend.import_snapshot(fifo, name="through-it")
+    )
+    assert made.metadata["files"] == "201"
+    await freed(backend, store)
+
+
 @pytest.mark.parametrize("part", [0.0, 0.4, 0.9])
 async def test_cancelled_it_leaves_nothing(backend: LocalSandbox, store: Path, part: float) -> None:
     await noisy(backend, 4 << 20)

@@ -61,7 +61,13 @@ async def test_what_the_next_sweep_removes_is_reclaimable(backend: LocalSandbox,
     for place in ("sessions/0123456789abcdef.ending", "layers/0123456789.ending"):
         (store / place).mkdir()
         (store / place / "file").write_bytes(os.urandom(500_000))
+    # these no sweep removes: they can be somebody's
+    for place in ("sessions/fedcba9876543210", "layers/fedcba9876"):
+        (store / place).mkdir()
+        (store / place / "file").write_bytes(os.urandom(500_000))
     assert 1_000_000 <= backend.usage().reclaimable < 1_100_000
+    for place in ("sessions/fedcba9876543210", "layers/fedcba9876"):
+        remove_tree(str(store / place))
     async with live(LocalSandbox(backend.config)):
         assert backend.usage().reclaimable == 0
 

@@ -24,8 +24,10 @@ from alcove.contract import Conflict, LifecycleError, SandboxIoError
 from alcove.state import placing
 from alcove.state.applying import Applied, apply
 from alcove.state.contents import Contents
+from alcove.state.entries import Reach, facts
 from alcove.state.fingerprints import Fingerprints, decode, encode, fingerprints
 from tests.state import inside, overlays
+from tests.state.images import directories
 from tests.state.inside import Look
 from tests.state.overlays import Project
 
@@ -90,8 +92,9 @@ def test_applying_again_changes_nothing(project: Project) -> None:
     project.session(EVERYTHING)
     project.apply(base)
     before = {path: os.lstat(path).st_ctime_ns for path in project.lower.rglob("*")}
-    for kept in (base, project.apply(base).base):
-        assert project.apply(kept) == Applied(kept)
+    known = project.apply(base).base
+    assert project.apply(known) == Applied(known)
+    assert project.apply(base).applied == ()
     assert {path: os.lstat(path).st_ctime_ns for path in project.lower.rglob("*")} == before
 
 
@@ -170,7 +173,7 @@ def test_only_the_paths_that_are_named(project: Project) -> None:
     assert paths(project.apply(base, b"src")) == [b"src/lib", b"src/lib/a.py", b"src/start.py"]
     assert not (project.lower / "src/main.py").exists()
     assert paths(project.apply(base, b"plain/inside")) == [b"plain", b"plain/inside"]
-    assert project.apply(base, b"nothing/there") == Applied(base)
+    assert project.apply(base, b"nothing/there").applied == ()
 
 
 def test_a_rename_is_one_change_by_either_name(project: Project) -> None:
@@ -392,7 +395,12 @@ def test_what_the_host_did_itself_is_no_conflict(project: Project) -> None:
     project.session("Path('README').write_text('same'); os.unlink('plain')")
     (project.lower / "README").write_text("same")
     (project.lower / "plain").unlink()
-    assert project.apply(base) == Applied(base)
+    applied = project.apply(base)
+    assert not applied.applied
+    assert not refused(applied)
+    # and from then on it is what both have
+    project.session("Path('README').write_text('more'); Path('plain').write_text('again')")
+    assert paths(project.apply(applied.base)) == [b"README", b"plain"]
 
 
 def test_what_changed_before_the_first_look_shows_by_its_times(project: Project) -> None:
@@ -423,6 +431,63 @@ def test_the_beginning_tells_of_what_nobody_looked_at(project: Project) -> None:
     until_later_than(began, project.place / "clock")
     (project.lower / "run").write_text("host")
     assert list(refused(project.apply(base))) == [b"run"]
+
+
+DIRECTORY_USES = {
+    "merged": "Path('src/main.py').write_text('x')",
+    "deep": "Path('src/lib/b.py').write_text('x')",
+    "deleted": "import shutil; shutil.rmtree('src')",
+    "in its place": "import shutil; shutil.rmtree('src'); Path('src').write_text('x')",
+}
+
+
+def exchange_directory(top: Path) -> None:
+    (top / "src").rename(top / "src.old")
+    (top / "src.new").rename(top / "src")
+
+
+@pytest.mark.parametrize("looked", [False, True], ids=["unseen", "seen"])
+@pytest.mark.parametrize("use", DIRECTORY_USES)
+def test_a_directory_that_the_host_exchanged_is_not_written_over(project: Project, use: str, looked: bool) -> None:
+    """Its files have the times that they always had."""
+    shutil.copytree(project.lower / "src", project.lower / "src.new")
+    (project.lower / "src.new/main.py").write_text("of another version\n")
+    began = os.lstat(project.lower / "src.new/main.py").st_ctime_ns
+    until_later_than(began, project.place / "clock")
+    known = Fingerprints({}, began_ns=began)
+    if looked:
+        project.session("Path('src/run').write_text('x')")
+        known = fingerprints(project.lower_fd, project.upper_fd, known=known)
+    project.session(DIRECTORY_USES[use] + "\nPath('run').write_text('x')")
+    exchange_directory(project.lower)
+    before = project.look()
+    for _ in range(2):
+        known = fingerprints(project.lower_fd, project.upper_fd, known=known)
+        applied = project.apply(known)
+        assert any(path.startswith(b"src") for path in refused(applied))
+        assert not applied.applied
+        assert project.look() == before
+        known = applied.base
+    assert paths(project.apply(known, b"run")) == [b"run"]
+
+
+def test_a_name_that_came_into_a_directory_is_no_other_directory(project: Project) -> None:
+    began = os.lstat(project.lower / "plain").st_ctime_ns
+    until_later_than(began, project.place / "clock")
+    (project.lower / "src/by-the-host").write_text("x")
+    project.session("Path('src/main.py').write_text('x'); Path('src/new').write_text('x')")
+    base = fingerprints(project.lower_fd, project.upper_fd, began_ns=began)
+    assert not refused(project.apply(base))
+
+
+def test_a_mode_that_was_applied_makes_no_other_directory(project: Project) -> None:
+    began = os.lstat(project.lower / "plain").st_ctime_ns
+    until_later_than(began, project.place / "clock")
+    project.session("os.chmod('src', 0o750)")
+    applied = project.apply(fingerprints(project.lower_fd, project.upper_fd, began_ns=began))
+    project.session("Path('src/main.py').write_text('x')")
+    base = fingerprints(project.lower_fd, project.upper_fd, known=applied.base)
+    assert paths(project.apply(base)) == [b"src/main.py"]
 
 
 def until_later_than(moment: int, clock: Path) -> None:
@@ -630,12 +695,26 @@ def test_kill_at_any_step_leaves_each_file_old_or_new(project: Project) -> None:
         applied = apply(fd, project.upper_fd, base=base)
         assert not refused(applied)
         assert inside.look(os.fsencode(again)) == new
+        assert_known(applied.base, again)
         os.close(fd)
         (again / "new/closed").chmod(0o755)
         shutil.rmtree(again)
         if not killed:
             break
     assert 50 < step < 999
+
+
+def assert_known(base: Fingerprints, top: Path) -> None:
+    """What was written, by whomever, is no change of the host's when the session changes it once more."""
+    with directories([top]) as (fd,), Reach(fd) as reach:
+        for path in base.entries:
+            try:
+                parent, name = reach.parent(path)
+                now = facts(name, parent)
+            except (FileNotFoundError, NotADirectoryError):
+                now = None
+            assert (base.entries[path] is None) == (now is None), path
+            assert base.objection(path, now, lambda: None) is None, path
 
 
 def assert_old_or_new(now: Look, old: Look, new: Look) -> None:
@@ -656,6 +735,7 @@ def same(now: tuple[int, int, str] | None, other: tuple[int, int, str] | None) -
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EMFILE])
 def test_a_host_that_takes_no_more(project: Project, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     base = project.whole()
+    kept: list[Fingerprints] = []
     seen = project.session("for n in range(5): Path(f'new{n}').write_text('x')\nos.unlink('plain')")
 
     def full(contents: Contents, *arguments: Any, **options: Any) -> None:
@@ -667,11 +747,34 @@ def test_a_host_that_takes_no_more(project: Project, monkeypatch: pytest.MonkeyP
     with monkeypatch.context() as patch:
         patch.setattr(Contents, "copy", full)
         with pytest.raises(SandboxIoError, match=r"new3.*apply again"):
-            project.apply(base)
+            apply(project.lower_fd, project.upper_fd, base=base, keep=kept.append)
     assert sorted(name for name in os.listdir(project.lower) if "new" in name) == ["new0", "new1", "new2"]
     assert (project.lower / "plain").exists()
     assert not litter(project)
-    project.apply(base)
+    assert not refused(project.apply(kept[0]))
+    assert project.look() == seen
+
+
+def test_what_was_written_before_an_error_is_no_change_of_the_hosts(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = project.whole()
+    project.session("for n in range(5): Path(f'new{n}').write_text('x')\nPath('README').write_text('x')")
+    kept: list[Fingerprints] = []
+
+    def full(contents: Contents, *arguments: Any, **options: Any) -> None:
+        if (project.lower / "new2").exists():
+            raise OSError(errno.ENOSPC, "full")
+        copy(contents, *arguments, **options)
+
+    copy = Contents.copy
+    with monkeypatch.context() as patch:
+        patch.setattr(Contents, "copy", full)
+        with pytest.raises(SandboxIoError, match="apply again"):
+            apply(project.lower_fd, project.upper_fd, base=base, keep=kept.append)
+    seen = project.session("for name in ('README', 'new0', 'new1', 'new4'): Path(name).write_text('y')")
+    assert b"README" in refused(project.apply(base))  # the control
+    assert not refused(project.apply(kept[0]))
     assert project.look() == seen
 
 

@@ -76,6 +76,18 @@ def test_rx09_what_is_within_the_limits_comes_in(arena: Arena) -> None:
     assert (arena.layers()[0] / "workspace" / "zeros").stat().st_size == size
 
 
+@pytest.mark.parametrize("compression", ["gzip", "zstd"])
+def test_what_expands_is_told_of_all_the_time(arena: Arena, compression: str) -> None:
+    """Whoever is told can end it: few bytes are read while many are written."""
+    size = 24 << 20
+    plain = member("workspace", DIRECTORY) + big_header(size) + bytes(size) + END
+    pack = {"gzip": gzip.compress, "zstd": zstandard.ZstdCompressor().compress}[compression]
+    archive = compressed(pack(plain), f"{LAYER}+{compression}", images.digest(plain))
+    told: list[int] = []
+    arena.bring_in(archive, limits=ImportLimits(ratio=100_000), progress=told.append)
+    assert told.count(0) >= 2 * (size >> 20)
+
+
 def test_rx09_a_zstd_window_is_bounded(arena: Arena) -> None:
     plain = layer(file("workspace/a", os.urandom(1 << 20)))
 

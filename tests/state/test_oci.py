@@ -423,6 +423,24 @@ def test_a_socket_stays_behind(source: Path, tmp_path: Path) -> None:
     assert back.layers[0].digest == digest_of(tmp_path / "back")
 
 
+def test_several_names_of_what_is_no_file_become_several(source: Path, tmp_path: Path) -> None:
+    """What `cp -al` makes of a tree."""
+    workspace = source / "workspace"
+    (workspace / "file").write_text("kept")
+    (workspace / "link").symlink_to("file")
+    os.mkfifo(workspace / "fifo", 0o640)
+    for name in ("file", "link", "fifo"):
+        os.link(workspace / name, workspace / f"other-{name}", follow_symlinks=False)
+    archive, _ = exported(source, compression=Compression.NONE)
+    imported(archive, tmp_path / "back")
+    back = tmp_path / "back" / "workspace"
+    assert sorted(os.listdir(back)) == ["fifo", "file", "link", "other-fifo", "other-file", "other-link"]
+    assert (back / "file").samefile(back / "other-file")
+    assert os.readlink(back / "other-link") == "file"
+    assert [(back / name).lstat().st_nlink for name in ("other-link", "other-fifo")] == [1, 1]
+    assert stat.S_IMODE((back / "other-fifo").lstat().st_mode) == 0o640
+
+
 def test_a_name_that_means_something_else_is_refused(source: Path) -> None:
     (source / "workspace" / ".wh.passwd").touch()
     with pytest.raises(LifecycleError, match="means something is gone: rename it"):

@@ -5,17 +5,18 @@ import fcntl
 import os
 import re
 import stat
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 
 from msgspec import Struct
 
 from alcove.contract import Conflict, SandboxIoError
-from alcove.state.changes import Change, ChangeKind, changes
-from alcove.state.entries import RESERVED, EntryType, Facts, Reach, open_content
-from alcove.state.fingerprints import DIGEST_BYTES, Fingerprint, Fingerprints, digest_of
-from alcove.state.placing import ChangedMeanwhileError, Placing, sweep
+from alcove.state.changes import Change, ChangeKind, compared
+from alcove.state.entries import RESERVED, EntryType, Facts, Reach, facts, open_content
+from alcove.state.fingerprints import DIGEST_BYTES, Fingerprint, Fingerprints, digest_of, fingerprint
+from alcove.state.pairs import Pair
+from alcove.state.placing import PERMISSIONS, ChangedMeanwhileError, Placing, sweep
 from alcove.state.walk import shown
 
 _MADE = frozenset({EntryType.FILE, EntryType.DIRECTORY, EntryType.SYMLINK})
@@ -51,14 +52,23 @@ class Applied(Struct, frozen=True):
     left: tuple[Refusal, ...] = ()
 
 
-def apply(lower_fd: int, upper_fd: int, paths: Collection[bytes] | None = None, *, base: Fingerprints) -> Applied:
+def apply(
+    lower_fd: int,
+    upper_fd: int,
+    paths: Collection[bytes] | None = None,
+    *,
+    base: Fingerprints,
+    keep: Callable[[Fingerprints], object] | None = None,
+) -> Applied:
     """Write changes into the host's directory: all, or those at and beneath `paths`.
 
     Everything is compared with `base` first: where one chosen path changed on the host meanwhile, nothing is written,
     and each such path is named. What changes while writing is left as it is and named too. Directories that a chosen
     path lies in come with it, and a rename is one change. The session should be suspended or frozen.
 
-    Each file is the old or the new one at any moment, kill -9 included, and applying again finishes the work. Owners
+    Each file is the old or the new one at any moment, kill -9 included, and applying again finishes the work: what is
+    the same on both sides is what was meant, whoever wrote it. After an error `keep` is given the fingerprints of what
+    was written before, without which the session's next change of that would seem to be over one of the host's. Owners
     stay: of what is replaced, else of the directory. Set-id bits, devices, FIFOs and sockets never arrive, extended
     attributes neither; times are those of the writing. What git would run is left unless `paths` names it itself.
 
@@ -69,12 +79,20 @@ def apply(lower_fd: int, upper_fd: int, paths: Collection[bytes] | None = None, 
     """
     with _alone(lower_fd):
         _clear(lower_fd, upper_fd)
-        chosen, left = _chosen(changes(lower_fd, upper_fd), paths)
+        found, alike = compared(lower_fd, upper_fd)
+        base = base.updated(_settled(found, alike, lower_fd, base))
+        chosen, left = _chosen(found, paths)
         if conflicts := tuple(_conflicts(chosen, lower_fd, base)):
             return Applied(base, conflicts=conflicts, left=tuple(left))
         with Placing(lower_fd, upper_fd) as placing:
             run = _Run(placing, left)
-            run.all(chosen)
+            try:
+                run.all(chosen)
+            except BaseException:
+                if keep is not None:
+                    with suppress(SandboxIoError):  # what stopped the writing tells more
+                        keep(run.outcome((), base).base)
+                raise
         return run.outcome(chosen, base)
 
 
@@ -95,6 +113,44 @@ def _clear(lower_fd: int, upper_fd: int) -> None:
         sweep(lower_fd, upper_fd)
     except OSError as error:
         raise SandboxIoError(f"cannot read the directory to apply to: {error.strerror}") from None
+
+
+def _settled(
+    found: list[Change], alike: list[Pair], lower_fd: int, base: Fingerprints
+) -> dict[bytes, Fingerprint | None]:
+    """Fingerprints of what is the same on both sides now and was not: an apply that was killed left it so."""
+    settled: dict[bytes, Fingerprint | None] = {}
+    with Reach(lower_fd) as reach:
+        same = [(pair.path, pair.before) for pair in alike]
+        same += [(change.path, change.before) for change in found if _is_written(change)]
+        for path, now in same:
+            if now is not None and base.objection(path, now, partial(_digest, reach, path, now)) is not None:
+                then = base.entries.get(path)
+                # what lies in a directory that was exchanged stays doubtful
+                early = now.is_directory and then is not None and then.early
+                settled[path] = fingerprint(now, early=early)
+    met = {path for change in found for path in (change.path, change.old_path)} | {pair.path for pair in alike}
+    with Reach(lower_fd) as reach:
+        for path in sorted(path for path, then in base.entries.items() if then is not None and path not in met):
+            if _is_gone(reach, path):
+                settled[path] = None
+    return settled
+
+
+def _is_written(change: Change) -> bool:
+    """Whether the host has all that it would get: owners and set-id bits stay different."""
+    before, after = change.before, change.after
+    if change.content_changed or change.kind is not ChangeKind.MODIFIED or before is None or after is None:
+        return False
+    return not after.is_directory and before.mode == after.mode & PERMISSIONS
+
+
+def _is_gone(reach: Reach, path: bytes) -> bool:
+    try:
+        parent, name = reach.parent(path)
+        return facts(name, parent) is None
+    except OSError as error:
+        return isinstance(error, FileNotFoundError | NotADirectoryError)
 
 
 def _chosen(found: list[Change], paths: Collection[bytes] | None) -> tuple[list[Change], list[Refusal]]:
@@ -212,7 +268,7 @@ class _Run:
         self._refused: set[bytes] = set()
         self._entries: dict[bytes, Fingerprint | None] = {}
 
-    def outcome(self, chosen: list[Change], base: Fingerprints) -> Applied:
+    def outcome(self, chosen: Iterable[Change], base: Fingerprints) -> Applied:
         return Applied(
             base.updated(self._entries),
             tuple(change for change in chosen if change.path not in self._refused),

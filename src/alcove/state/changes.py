@@ -68,10 +68,26 @@ def changes(lower_fd: int, upper_fd: int) -> list[Change]:
         LifecycleError: a directory was moved meanwhile.
         SandboxIoError: something cannot be read, or there is too much of it.
     """
+    return compared(lower_fd, upper_fd)[0]
+
+
+def compared(lower_fd: int, upper_fd: int) -> tuple[list[Change], list[Pair]]:
+    """The same, and what the upper directory has that is no change.
+
+    Raises:
+        LifecycleError: a directory was moved meanwhile.
+        SandboxIoError: something cannot be read, or there is too much of it.
+    """
+    found: list[Change] = []
+    alike: list[Pair] = []
     with Pairs(lower_fd, upper_fd) as pairs:
         owners = _owners(lower_fd, upper_fd)
-        found = [change for pair in pairs if (change := _change(pair, pairs, owners))]
-    return _with_renames(found, lower_fd, upper_fd)
+        for pair in pairs:
+            if (change := _change(pair, pairs, owners)) is not None:
+                found.append(change)
+            else:
+                alike.append(pair)
+    return _with_renames(found, lower_fd, upper_fd), alike
 
 
 def _owners(lower_fd: int, upper_fd: int) -> tuple[os.stat_result, os.stat_result]:

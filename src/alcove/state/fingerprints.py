@@ -83,7 +83,8 @@ def fingerprints(
 
     The first costs a walk when the session begins and misses nothing. The second can be done at every look at the
     changes: `known` is what the look before returned, and stays as it is. What the host did between the beginning and
-    the first look shows by times later than `began_ns`; a file that it removed then does not.
+    the first look shows by times later than `began_ns`; a file that it removed then does not. A directory that it moved
+    there brings files with their old times: everything in one that is another, or may be, counts as changed.
 
     Without `known` and `began_ns` this takes what is there now for what was there: the way to insist on applying.
 
@@ -95,10 +96,13 @@ def fingerprints(
         return known
     began_ns = known.began_ns if known is not None else began_ns
     entries = dict(known.entries) if known is not None else {}
+    moved: bytes | None = None
     with Pairs(lower_fd, upper_fd) as pairs:
         for pair in pairs:
+            if moved is None or not pair.path.startswith(moved + b"/"):
+                moved = pair.path if _is_moved(pair.before, entries.get(pair.path), began_ns) else None
             if pair.path not in entries:
-                entries[pair.path] = _fingerprint(pair, pairs, began_ns)
+                entries[pair.path] = _fingerprint(pair, pairs, began_ns, moved=moved is not None)
     return Fingerprints(entries, whole=upper_fd is None, began_ns=began_ns)
 
 
@@ -123,13 +127,23 @@ def digest_of(fd: int) -> bytes:
         return hashlib.file_digest(file, "sha256").digest()
 
 
-def _fingerprint(pair: Pair, pairs: Pairs, began_ns: int | None) -> Fingerprint | None:
+def _is_moved(now: Facts | None, then: Fingerprint | None, began_ns: int | None) -> bool:
+    """Whether the host put another directory there since it was looked at, or since the session began."""
+    if now is None or not now.is_directory:
+        return False
+    if then is not None and then.type is EntryType.DIRECTORY:
+        return then.early or then.inode != now.inode
+    # a rename changes this time alone, as a new mode does; a name that comes or goes changes both
+    return began_ns is not None and now.ctime_ns > max(began_ns, now.mtime_ns)
+
+
+def _fingerprint(pair: Pair, pairs: Pairs, began_ns: int | None, *, moved: bool) -> Fingerprint | None:
     before = pair.before
     if before is None:
         return None
     # a directory's times tell of what is in it, which has fingerprints of its own
     early = began_ns is not None and before.ctime_ns > began_ns and not before.is_directory
-    return fingerprint(before, _digest(pair, pairs), early=early)
+    return fingerprint(before, _digest(pair, pairs), early=early or moved)
 
 
 def _digest(pair: Pair, pairs: Pairs) -> bytes | None:

@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from alcove.contract import SandboxError, SandboxIoError
 from alcove.state import oci
-from alcove.state.archive import Archive
+from alcove.state.archive import Archive, Data, Readable
 from alcove.state.compression import Digested, decompressed
 from alcove.state.emptying import empty
 from alcove.state.image import Blobs, in_place
@@ -129,7 +129,8 @@ class _Import:
             _check_diff_id(stream, layer, diff_id)
 
     def _open(self, layer: Descriptor) -> Digested:
-        return Digested(decompressed(self._blobs.open(layer), oci.compression_of(layer), self._limits))
+        stream = decompressed(self._blobs.open(layer), oci.compression_of(layer), self._limits)
+        return Digested(_Ticking(stream, self._tick))
 
     def _layer(self, layer: Descriptor, diff_id: str, root: int, meter: Meter, *, lowest: bool) -> ImportedLayer:
         stream = self._open(layer)
@@ -143,6 +144,19 @@ class _Import:
     def _tick(self, _: int) -> None:
         if self._progress is not None:
             self._progress(0)
+
+
+class _Ticking:
+    """A stream that ticks with every chunk: a few bytes that were read can expand to many that are written."""
+
+    def __init__(self, stream: Readable, tick: Callable[[int], None]) -> None:
+        self._stream = stream
+        self._tick = tick
+
+    def read(self, size: int) -> Data:
+        data = self._stream.read(size)
+        self._tick(len(data))
+        return data
 
 
 def _check_diff_id(stream: Digested, layer: Descriptor, diff_id: str) -> None:

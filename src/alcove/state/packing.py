@@ -29,7 +29,8 @@ _KINDS: Final = {
 def pack(layer: int, writer: ArchiveWriter) -> bool:
     """Write what the directory `layer` has in it; tell whether that is all of it.
 
-    Sockets are left out: nobody listens on them any more.
+    Sockets are left out: nobody listens on them any more. Only files are told to be hard links, since many readers know
+    of no other: a symbolic link or a FIFO with several names becomes several, and that is not the same tree.
 
     Raises:
         LifecycleError: it has something that no image layer has, or changed meanwhile.
@@ -43,6 +44,8 @@ def pack(layer: int, writer: ArchiveWriter) -> bool:
                 whole = False
                 continue
             _check(entry)
+            if entry.linked and entry.kind is not Kind.FILE:
+                whole = False
             if entry.links > 1 and not entry.linked:
                 firsts[entry.position] = entry.path
             member = _member(entry, firsts.get(entry.first, b""))
@@ -66,17 +69,17 @@ def _member(entry: Entry, first: bytes) -> Member:
     """Return the member for an entry; `first` is the path that a hard link is another name of."""
     if entry.kind is Kind.WHITEOUT:
         return Member(path=entry.path[: -len(entry.name)] + names.WHITEOUT + entry.name, kind=members.Kind.FILE)
-    content = entry.kind is Kind.FILE and not entry.linked
+    linked = entry.linked and entry.kind is Kind.FILE
     return Member(
         path=entry.path + b"/" if entry.kind is Kind.DIRECTORY else entry.path,
-        kind=members.Kind.HARD_LINK if entry.linked else _KINDS[entry.kind],
+        kind=members.Kind.HARD_LINK if linked else _KINDS[entry.kind],
         mode=entry.mode,
         uid=entry.uid,
         gid=entry.gid,
-        size=entry.size if content else 0,
+        size=0 if linked else entry.size,
         mtime_ns=entry.mtime_ns,
-        target=first if entry.linked else entry.target,
-        xattrs={} if entry.linked else dict(entry.xattrs),
+        target=first if linked else entry.target,
+        xattrs={} if linked else dict(entry.xattrs),
     )
 
 

@@ -28,7 +28,8 @@ _NO_SUCH_RENAME = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP})
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _PINNED = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
-_PERMISSIONS = 0o777
+#: What of a mode comes to the host.
+PERMISSIONS = 0o777
 _SET_ID = stat.S_ISUID | stat.S_ISGID
 # of a file that is replaced: what its owner said about it. A capability or a security label is not the new content's.
 _KEPT_ATTRIBUTES = re.compile(r"user\..*|system\.posix_acl_access")
@@ -180,8 +181,8 @@ def _make_directory(name: bytes, parent: int, before: Facts | None, after: Facts
 def _mode(after: Facts, directory: os.stat_result | None) -> int:
     """A mode for the host: permissions alone, and for a directory what it has or inherited there."""
     if directory is None or not stat.S_ISDIR(directory.st_mode):
-        return after.mode & _PERMISSIONS
-    return after.mode & (_PERMISSIONS | stat.S_ISVTX) | directory.st_mode & _SET_ID
+        return after.mode & PERMISSIONS
+    return after.mode & (PERMISSIONS | stat.S_ISVTX) | directory.st_mode & _SET_ID
 
 
 def _owner(parent: int, before: Facts | None) -> tuple[int, int]:

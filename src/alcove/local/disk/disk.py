@@ -6,7 +6,7 @@ only it can see it; the host reaches what is in it by way of a mount of its own,
 
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from typing import Self
 
@@ -125,21 +125,23 @@ def _copy(source: str, target: str) -> None:
         Contents(reflink=True, progress=None).copy(reading.fileno(), writing.fileno(), size, sparse=True)
 
 
-def _check(image: str) -> None:
+def _check(image: str, locked: int) -> None:
     """Repair an image that was not unmounted: after a power cut, or a reset."""
-    with open(image, "rb", buffering=0) as file:
-        state = int.from_bytes(os.pread(file.fileno(), 2, _STATE_AT), "little")
+    state = int.from_bytes(os.pread(locked, 2, _STATE_AT), "little")
     if not state & _CLEAN:
-        _run(_CHECK, "-f", "-y", image, most=_BEYOND_REPAIR - 1)
+        # with the lock: killed, we leave an e2fsck that goes on, and nobody is to mount what it repairs
+        _run(_CHECK, "-f", "-y", image, most=_BEYOND_REPAIR - 1, held=(locked,))
 
 
-def _run(program: str, *arguments: str, most: int = 0) -> None:
+def _run(program: str, *arguments: str, most: int = 0, held: Collection[int] = ()) -> None:
     import shutil
     import subprocess
 
     command = [shutil.which(program, path=_PATH) or program, *arguments]
     try:
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=_WITHIN_S, check=False)
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, timeout=_WITHIN_S, check=False, pass_fds=held
+        )
     except (OSError, subprocess.SubprocessError) as error:
         raise LifecycleError(f"{program} does not run: {error}") from None
     if not 0 <= done.returncode <= most:

@@ -45,10 +45,11 @@ class Device:
         os.close(self._fd)
 
 
-def attach(image: str, prepare: Callable[[str], None] | None = None) -> Device:
+def attach(image: str, prepare: Callable[[str, int], None] | None = None) -> Device:
     """Attach an image, or hold the device that it is attached to already.
 
-    What is to be attached is given to `prepare` first: nobody else has it then.
+    What is to be attached is given to `prepare` first, by its path and by a descriptor: nobody else has it then, nor
+    after a kill as long as a process that `prepare` started holds that descriptor.
 
     Raises:
         OSError: it cannot be attached.
@@ -63,7 +64,9 @@ def attach(image: str, prepare: Callable[[str], None] | None = None) -> Device:
         finally:
             os.close(fd)
         if time.monotonic() > deadline:
-            raise LifecycleError(f"the image {image} is still in use: by whom tells `losetup -a`")
+            raise LifecycleError(
+                f"the image {image} is still in use: by whom tells `losetup -a`, or an e2fsck that runs"
+            )
         time.sleep(_LOOK_AGAIN_S)  # the kernel is taking a dead session's mounts down, and tells nobody when it has
 
 
@@ -75,9 +78,9 @@ def _is_taken(image: int) -> bool:
     return False
 
 
-def _attach(image: int, path: str, prepare: Callable[[str], None] | None) -> Device:
+def _attach(image: int, path: str, prepare: Callable[[str, int], None] | None) -> Device:
     if prepare is not None:
-        prepare(path)
+        prepare(path, image)
     for _ in range(_TRIES):
         device = _free()
         fd = os.open(device, os.O_RDWR | os.O_CLOEXEC)

@@ -58,7 +58,7 @@ class SnapshotUsage(Struct, frozen=True):
 
 
 class StoreUsage(Struct, frozen=True):
-    """What a store takes; `reclaimable` is in directories that are nobody's any more, which the next sweep removes."""
+    """What a store takes; `reclaimable` is in directories on their way out, which the next sweep removes."""
 
     file_system: FileSystemUsage
     sessions: tuple[SessionUsage, ...]
@@ -82,7 +82,7 @@ def read(store: Store, config: LocalSandboxConfig, looked: Looked | None = None)
         sessions=tuple(_session(store, row, layers, looked) for row in rows),
         snapshots=tuple(_snapshot(snapshot, layers) for snapshot in table.all()),
         layers=tuple(layers.values()),
-        reclaimable=_reclaimable(store, rows, looked),
+        reclaimable=_reclaimable(store.root, looked),
     )
 
 
@@ -118,13 +118,8 @@ def _snapshot(snapshot: Snapshot, layers: dict[str, LayerUsage]) -> SnapshotUsag
     )
 
 
-def _reclaimable(store: Store, rows: list[Row], looked: Looked | None) -> int:
-    """Only what bears the mark of an end, or what no row names: a directory being made has its row first."""
-    keys = {row.key for row in rows}
-    nobodys = [store.directory(name) for name in _listed(f"{store.root}/sessions") if name not in keys]
-    nobodys += [store.layer(name) for name in _listed(f"{store.root}/layers") if name.endswith(ENDING)]
-    return sum(_measured(path, looked).bytes for path in nobodys)
-
-
-def _listed(path: str) -> list[str]:
-    return sorted(os.listdir(path))
+def _reclaimable(root: str, looked: Looked | None) -> int:
+    """Only what bears the mark of an end: what no row names besides can be somebody's, and no sweep removes it."""
+    places = [f"{root}/{place}" for place in ("sessions", "layers")]
+    ended = [f"{place}/{name}" for place in places for name in os.listdir(place) if name.endswith(ENDING)]
+    return sum(_measured(path, looked).bytes for path in ended)

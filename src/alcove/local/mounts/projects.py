@@ -196,7 +196,7 @@ def _apply(session: str, choice: _Choice) -> Applied:
         base = upper.look()
         if choice.paths is not None:
             _refuse_unchanged(choice.paths, found.changes(upper.lower_fd, upper.upper_fd))
-        outcome = applying.apply(upper.lower_fd, upper.upper_fd, choice.paths, base=base)
+        outcome = applying.apply(upper.lower_fd, upper.upper_fd, choice.paths, base=base, keep=upper.keep)
         upper.keep(outcome.base)
     return Applied(
         tuple(_told(target, change) for change in outcome.applied),

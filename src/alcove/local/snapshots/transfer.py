@@ -5,6 +5,7 @@ annotations carry what the store knows of the snapshot.
 """
 
 import asyncio
+import errno
 import math
 import os
 import platform
@@ -51,6 +52,7 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 #: A session of root's has so many users, from 0 on.
 _IDS = 65_536
 _LONGEST_HOST = 100
+_LOOK_AGAIN_S = 0.02
 
 
 class Exported(Struct, frozen=True):
@@ -351,7 +353,7 @@ def _written(out: Place, spool: str, stop: Interruption) -> Iterator[BinaryIO]:
             yield file
             interruption.pour(file, out, stop)
     elif _is_special(out):
-        with open(out, "wb", buffering=0) as special, _written(special, spool, stop) as file:
+        with open(out, "wb", buffering=0, opener=_waiting(stop)) as special, _written(special, spool, stop) as file:
             yield file
     else:
         with replacing(os.fspath(out)) as file:
@@ -369,10 +371,29 @@ def _is_special(path: str | os.PathLike[str]) -> bool:
     return os.path.exists(path) and not stat.S_ISREG(os.stat(path).st_mode)
 
 
+def _waiting(stop: Interruption) -> Callable[[str, int], int]:
+    """An opener that can be interrupted: for a FIFO, open(2) waits until somebody has its other end."""
+
+    def open_(path: str, flags: int) -> int:
+        while True:
+            stop.check()
+            try:
+                fd = os.open(path, flags | os.O_NONBLOCK, 0o600)
+            except OSError as error:
+                if error.errno != errno.ENXIO or not stat.S_ISFIFO(os.stat(path).st_mode):
+                    raise
+                time.sleep(_LOOK_AGAIN_S)  # nobody tells when one comes who reads
+            else:
+                os.set_blocking(fd, True)
+                return fd
+
+    return open_
+
+
 @contextmanager
 def _read(source: Place, stop: Interruption) -> Iterator[BinaryIO]:
     if isinstance(source, str | os.PathLike):
-        with open(source, "rb") as file, _read(file, stop) as readable:
+        with open(source, "rb", opener=_waiting(stop)) as file, _read(file, stop) as readable:
             yield readable
     elif source.seekable() or interruption.descriptor(source) is None:
         yield source

@@ -5,7 +5,7 @@ repair needs it for itself, and is refused with who has it. Sessions may run mea
 """
 
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 
 from alcove.contract import SandboxIoError
 from alcove.local import host, native
@@ -54,8 +54,12 @@ async def _examine(
     store = Store(root, exclusive=repair)
     try:
         patient = Patient(store, _sessions(config, store), repair, verify, looked)
-        async for damage in _examine_open(patient):
+        unreadable = list(sessions.check_rows(patient))
+        for damage in unreadable:
             yield damage
+        if all(damage.done for damage in unreadable):
+            async for damage in _examine_open(patient):
+                yield damage
     finally:
         store.close()
 
@@ -70,22 +74,12 @@ def _examine_closed(root: str, *, repair: bool) -> list[Damage]:
 
 async def _examine_open(patient: Patient) -> AsyncIterator[Damage]:
     """In an order: what is somebody's is found out before what is nobody's is removed."""
-    unreadable = list(sessions.check_rows(patient))
-    for damage in unreadable:
+    for damage in (*sessions.check_sealing(patient), *sessions.check_directories(patient)):
         yield damage
-    if unreadable and not patient.repair:
-        return
-    for check in (
-        sessions.check_sealing,
-        sessions.check_directories,
-        layers.check_directories,
-        layers.check_rows,
-        layers.check_uses,
-        sessions.check_slots,
-        places.check_leftovers,
-    ):
-        for damage in check(patient):
-            yield damage
+    async for damage in layers.check_directories(patient):
+        yield damage
+    for damage in _examine_rows(patient):
+        yield damage
     async for damage in sessions.check_unmade(patient):
         yield damage
     for damage in await layers.check_unused(patient):
@@ -95,6 +89,11 @@ async def _examine_open(patient: Patient) -> AsyncIterator[Damage]:
     if patient.verify:
         for damage in layers.check_contents(patient):
             yield damage
+
+
+def _examine_rows(patient: Patient) -> Iterator[Damage]:
+    for check in (layers.check_rows, layers.check_uses, sessions.check_slots, places.check_leftovers):
+        yield from check(patient)
 
 
 def _sessions(config: LocalSandboxConfig, store: Store) -> Sessions:

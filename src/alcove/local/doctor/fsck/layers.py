@@ -1,31 +1,80 @@
 """Layers and snapshots: each row with its directory and the other way round, who uses what, and what is in them."""
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 
-from alcove.contract import LifecycleError
+from alcove.contract import LifecycleError, SessionNotFound
+from alcove.local.cell import processes
 from alcove.local.doctor.fsck.report import Damage, Patient, keep, kept_as
-from alcove.local.sessions import decoded
+from alcove.local.sessions import LiveSession, decoded
 from alcove.local.snapshots.layers import ENDING, claimed, is_exporting
 from alcove.local.snapshots.snapshot_table import Layer
+from alcove.local.store import Row
 
 _DELETE = "alcove snapshots rm {}"
 
 
-def check_directories(patient: Patient) -> Iterator[Damage]:
+async def check_directories(patient: Patient) -> AsyncIterator[Damage]:
     """Find directories of layers without a row, but for those that somebody is making."""
-    store = patient.store
-    known = set(patient.sessions.layers.table.layers())
-    known |= {record.sealing for row in store.sessions() if (record := decoded(row)[1]).sealing}
-    for name in sorted(os.listdir(f"{store.root}/layers")):
-        if name in known or name.endswith(ENDING):
-            continue
-        path = f"{store.root}/layers/{name}"
-        with claimed(path) as ours:
-            if not ours:
+    for name in _unknown(patient):
+        path = f"{patient.store.root}/layers/{name}"
+        with _claimed(path) as ours:
+            # under the lock once more: it may have been sealed since the names were read
+            if not ours or not _is_stray(patient, name):
                 continue
-            done = keep(store.root, path, f"layer-{name}") if patient.repair else ""
-        yield Damage(id="layer", what=path, fact="no snapshot and no session has it", done=done)
+            damage = await _stray(patient, name, path)
+        yield damage
+
+
+def _unknown(patient: Patient) -> list[str]:
+    store = patient.store
+    names = sorted(os.listdir(f"{store.root}/layers"))
+    moving = {record.sealing for row in store.sessions() if (record := decoded(row)[1]).sealing}
+    return [name for name in names if name not in moving and _is_stray(patient, name)]
+
+
+def _is_stray(patient: Patient, name: str) -> bool:
+    known = name.endswith(ENDING) or patient.sessions.layers.table.layer(name) is not None
+    return not (known and os.path.isdir(patient.store.layer(name)))
+
+
+def _claimed(path: str) -> AbstractContextManager[bool]:
+    """As `claimed`; what is no directory is nobody's."""
+    found = os.path.isdir(path) and not os.path.islink(path)
+    return claimed(path) if found else nullcontext(os.path.lexists(path))
+
+
+async def _stray(patient: Patient, name: str, path: str) -> Damage:
+    """What was renamed out of a session is the only copy of its files: a power cut took the row that says so."""
+    known = patient.sessions.layers
+    row = _session(patient, known.owner(name))
+    if row is None:
+        done = keep(patient.store.root, path, f"layer-{name}") if patient.repair else ""
+        return Damage(id="layer", what=path, fact="no snapshot and no session has it", done=done)
+    if not patient.repair:
+        done = ""
+    elif await _given_back(patient, row, name):
+        known.remove(name)
+        done = "given back to it"
+    else:
+        done = f"{keep(patient.store.root, path, f'layer-{name}')}: it runs, or has others in their place"
+    return Damage(id="layer", what=path, fact=f"files of session {row.id} are in it, and it is no layer", done=done)
+
+
+def _session(patient: Patient, key: str | None) -> Row | None:
+    return next((row for row in patient.store.sessions() if row.key == key), None)
+
+
+async def _given_back(patient: Patient, row: Row, name: str) -> bool:
+    sessions = patient.sessions
+    live = LiveSession(row, *decoded(row), patient.store.directory(row.key))
+    try:
+        async with sessions.locked(live):
+            sessions.refresh(live)
+            return not processes.alive(live.record.processes) and sessions.move_back(live, name)
+    except SessionNotFound:
+        return False
 
 
 def check_rows(patient: Patient) -> Iterator[Damage]:
@@ -56,12 +105,12 @@ def _remedy(users: Iterable[str]) -> str:
 def check_uses(patient: Patient) -> Iterator[Damage]:
     """Find who uses a layer without being told of, which would let it be collected, then who is told of and gone."""
     store, table = patient.store, patient.sessions.layers.table
-    wanted = {f"snapshot {snapshot.id}": snapshot.layers for snapshot in table.all()}
-    wanted |= {f"session {row.key}": decoded(row)[1].layers for row in store.sessions()}
-    known = table.layers()
+    with store.transaction():  # of one moment: who takes a layer into use writes both at once
+        wanted = _wanted(patient)
+        known = table.layers()
+        uses = set(store.rows("SELECT owner, layer FROM uses"))
     for owner, layers in wanted.items():
-        have = {row[0] for row in store.rows("SELECT layer FROM uses WHERE owner = ?", (owner,))}
-        missing = [key for key in layers if key not in have and key in known]
+        missing = [key for key in layers if (owner, key) not in uses and key in known]
         if missing:
             if patient.repair:
                 table.use(owner, missing)
@@ -71,12 +120,20 @@ def check_uses(patient: Patient) -> Iterator[Damage]:
             yield Damage(
                 id="lost", what=owner, fact=f"the layers {', '.join(absent)} are not known", remedy=_remedy([owner])
             )
-    for (owner,) in store.rows("SELECT DISTINCT owner FROM uses ORDER BY owner"):
+    for owner in sorted({owner for owner, _ in uses}):
         if owner not in wanted and not is_exporting(owner) and not _has_files(store.root, owner):
             if patient.repair:
                 table.release(owner)
             done = "its layers are free" if patient.repair else ""
             yield Damage(id="uses", what=owner, fact="is gone, and still written down as a user of layers", done=done)
+
+
+def _wanted(patient: Patient) -> dict[str, tuple[str, ...]]:
+    """Who uses layers, and which."""
+    table = patient.sessions.layers.table
+    passing = [found for name, _, _ in table.passing() if (found := table.find(name))]
+    wanted = {f"snapshot {snapshot.id}": snapshot.layers for snapshot in (*table.all(), *passing)}
+    return wanted | {f"session {row.key}": decoded(row)[1].layers for row in patient.store.sessions()}
 
 
 def _has_files(root: str, owner: str) -> bool:

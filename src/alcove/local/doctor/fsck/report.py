@@ -55,9 +55,19 @@ def keep(root: str, path: str, name: str) -> str:
     Raises:
         OSError: it cannot be moved.
     """
+    kept = unused(root, name)
+    os.rename(path, kept)
+    return f"moved to {os.path.relpath(kept, root)}"
+
+
+def unused(root: str, name: str) -> str:
+    """A path where something can be kept, by this name or one like it.
+
+    Raises:
+        OSError: there can be none.
+    """
     directory = f"{root}/{LOST}"
     os.makedirs(directory, mode=0o700, exist_ok=True)
     taken = set(os.listdir(directory))
     unique = next(each for each in (name, *(f"{name}.{n}" for n in range(1, len(taken) + 2))) if each not in taken)
-    os.rename(path, f"{directory}/{unique}")
-    return f"moved to {LOST}/{unique}"
+    return f"{directory}/{unique}"

@@ -13,13 +13,12 @@ from alcove.contract import JsonError, LifecycleError
 from alcove.local import records
 from alcove.local.cell import cgroups, processes
 from alcove.local.cell.cgroups import Groups
-from alcove.local.doctor.fsck.report import Damage, Patient, keep
-from alcove.local.sessions import decoded
+from alcove.local.doctor.fsck.report import Damage, Patient, keep, unused
+from alcove.local.records import Record
+from alcove.local.sessions import ENDING, decoded
 from alcove.local.snapshots import sealing
 from alcove.local.store import Row
 from alcove.local.sweeping import sweep
-
-_ENDING = ".ending"
 
 
 def check_rows(patient: Patient) -> Iterator[Damage]:
@@ -28,17 +27,24 @@ def check_rows(patient: Patient) -> Iterator[Damage]:
         try:
             decoded(row)
         except (MsgspecError, JsonError) as error:
+            what, fact = f"session {row.id}", f"its row cannot be read: {error}"
+            if running := _running(row.key):
+                yield _left_alone("row", what, fact, running)
+                continue
             done = _set_aside(patient, row) if patient.repair else ""
-            yield Damage(id="row", what=f"session {row.id}", fact=f"its row cannot be read: {error}", done=done)
+            yield Damage(id="row", what=what, fact=fact, done=done)
+
+
+def _left_alone(kind: str, what: str, fact: str, running: list[int]) -> Damage:
+    fact += f", and processes of it run: {', '.join(map(str, running))}"
+    return Damage(id=kind, what=what, fact=fact, remedy=f"kill {running[0]}, then check again")
 
 
 def _set_aside(patient: Patient, row: Row) -> str:
     store = patient.store
     done = "its row"
-    kept = f"{store.root}/sessions/{row.key}.row"
-    with open(kept, "xb") as file:
+    with open(unused(store.root, f"session-{row.key}.row"), "xb") as file:
         file.write(encode({**_texts(row), "spec": row.spec, "record": row.record}))
-    keep(store.root, kept, f"session-{row.key}.row")
     if os.path.isdir(store.directory(row.key)):
         keep(store.root, store.directory(row.key), f"session-{row.key}")
         done = "its row and its files"
@@ -55,21 +61,30 @@ def check_sealing(patient: Patient) -> Iterator[Damage]:
     store = patient.store
     for row in store.sessions():
         record = decoded(row)[1]
-        if record.sealing is None or _is_locked(store.directory(row.key)):
+        if record.sealing is None or _is_held(store.directory(row.key)):
             continue
-        done = ""
-        if patient.repair:
-            sealing.move_back(store.directory(row.key), store.layer(record.sealing))
-            store.save(row.id, record=records.encode(replace(record, sealing=None)))
-            patient.sessions.layers.remove(record.sealing)
-            done = "its files are its own again"
+        done = _unsealed(patient, row, record, record.sealing) if patient.repair else ""
         yield Damage(id="sealing", what=f"session {row.id}", fact="a snapshot of it was not finished", done=done)
 
 
-def _is_locked(directory: str) -> bool:
+def _unsealed(patient: Patient, row: Row, record: Record, key: str) -> str:
+    store = patient.store
+    whole = sealing.move_back(store.directory(row.key), store.layer(key))
+    store.save(row.id, record=records.encode(replace(record, sealing=None)))
+    if whole:
+        patient.sessions.layers.remove(key)
+        return "its files are its own again"
+    done = keep(store.root, store.layer(key), f"layer-{key}")
+    return f"its files are its own again, but for those in whose place it has others: {done}"
+
+
+def _is_held(path: str) -> bool:
+    """Whether somebody has a directory for himself, or took it away just now."""
     try:
-        fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except FileNotFoundError:
+        return True
+    except NotADirectoryError:
         return False
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -84,18 +99,14 @@ def _is_locked(directory: str) -> bool:
 def check_directories(patient: Patient) -> Iterator[Damage]:
     """Find directories of sessions without a row: the newest rows are what a power cut takes."""
     store = patient.store
-    known = {row.key for row in store.sessions()}
-    for name in sorted(os.listdir(f"{store.root}/sessions")):
-        if name in known or name.endswith(_ENDING) or _is_locked(path := f"{store.root}/sessions/{name}"):
+    names = sorted(os.listdir(f"{store.root}/sessions"))
+    known = {row.key for row in store.sessions()}  # read last: who makes a session writes its row first
+    for name in names:
+        path = f"{store.root}/sessions/{name}"
+        if (os.path.isdir(path) and (name in known or name.endswith(ENDING))) or _is_held(path):
             continue
-        running = _running(name)
-        if running:
-            yield Damage(
-                id="directory",
-                what=path,
-                fact=f"no session has it, and processes of it run: {', '.join(map(str, running))}",
-                remedy=f"kill {running[0]}, then check again",
-            )
+        if running := _running(name):
+            yield _left_alone("directory", path, "no session has it", running)
             continue
         done = keep(store.root, path, f"session-{name}") if patient.repair else ""
         yield Damage(id="directory", what=path, fact="no session has it", done=done)
@@ -129,7 +140,8 @@ async def check_unmade(patient: Patient) -> AsyncIterator[Damage]:
 
 def _endings(root: str) -> list[str]:
     names = [f"{place}/{name}" for place in ("sessions", "layers") for name in os.listdir(f"{root}/{place}")]
-    return sorted(name for name in names if name.endswith(_ENDING) and not _is_locked(f"{root}/{name}"))
+    ending = [name for name in names if name.endswith(ENDING) and os.path.isdir(f"{root}/{name}")]
+    return sorted(name for name in ending if not _is_held(f"{root}/{name}"))
 
 
 def _is_gone(patient: Patient, row: Row) -> bool:
