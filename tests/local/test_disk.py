@@ -374,7 +374,7 @@ class TestImage:
         os.mkfifo(gate)
         (tmp_path / "e2fsck").write_text(f"#!/bin/sh\nread x <{gate}\necho ended >{gate}\n")
         (tmp_path / "e2fsck").chmod(0o755)
-        program = "import sys; from alcove.local import disk, loopback; disk._PATH = sys.argv[1]\n"
+        program = "import sys; from alcove.local.disk import disk, loopback; disk._PATH = sys.argv[1]\n"
         program += "loopback.attach(sys.argv[2], disk._check)"
         with (
             image.open("r+b") as opened,

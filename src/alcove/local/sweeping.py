@@ -30,7 +30,7 @@ async def sweep(store: Store, sessions: Sessions) -> None:
                 failure = error
     await _sweep_passing(store, sessions)
     sealing = {key for row in rows if (key := decoded(row)[1].sealing)}
-    await sessions.layers.sweep(sealing, partial(_give_back, store, sessions))
+    await sessions.layers.sweep(sealing, partial(give_back, store, sessions))
     known = {row.key for row in rows}
     for name in os.listdir(f"{store.root}/sessions"):
         key = name.removesuffix(ENDING)
@@ -45,7 +45,7 @@ async def sweep(store: Store, sessions: Sessions) -> None:
         raise failure
 
 
-async def _give_back(store: Store, sessions: Sessions, key: str, name: str) -> bool:
+async def give_back(store: Store, sessions: Sessions, key: str, name: str) -> bool:
     """Give a session what was moved into a layer that the store knows nothing of; False: nobody can take it.
 
     A power cut can take the last that was written to the database along, and leave what was renamed before it.

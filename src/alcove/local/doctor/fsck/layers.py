@@ -4,13 +4,13 @@ import os
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 
-from alcove.contract import LifecycleError, SessionNotFound
-from alcove.local.cell import processes
+from alcove.contract import LifecycleError
 from alcove.local.doctor.fsck.report import Damage, Patient, keep, kept_as
-from alcove.local.sessions import LiveSession, decoded
+from alcove.local.sessions import decoded
 from alcove.local.snapshots.layers import ENDING, claimed, is_exporting
 from alcove.local.snapshots.snapshot_table import Layer
 from alcove.local.store import Row
+from alcove.local.sweeping import give_back
 
 _DELETE = "alcove snapshots rm {}"
 
@@ -54,7 +54,7 @@ async def _stray(patient: Patient, name: str, path: str) -> Damage:
         return Damage(id="layer", what=path, fact="no snapshot and no session has it", done=done)
     if not patient.repair:
         done = ""
-    elif await _given_back(patient, row, name):
+    elif await give_back(patient.store, patient.sessions, row.key, name):
         known.remove(name)
         done = "given back to it"
     else:
@@ -64,17 +64,6 @@ async def _stray(patient: Patient, name: str, path: str) -> Damage:
 
 def _session(patient: Patient, key: str | None) -> Row | None:
     return next((row for row in patient.store.sessions() if row.key == key), None)
-
-
-async def _given_back(patient: Patient, row: Row, name: str) -> bool:
-    sessions = patient.sessions
-    live = LiveSession(row, *decoded(row), patient.store.directory(row.key))
-    try:
-        async with sessions.locked(live):
-            sessions.refresh(live)
-            return not processes.alive(live.record.processes) and sessions.move_back(live, name)
-    except SessionNotFound:
-        return False
 
 
 def check_rows(patient: Patient) -> Iterator[Damage]:
