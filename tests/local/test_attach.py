@@ -22,6 +22,7 @@ from alcove.contract import (
     SandboxError,
     SandboxIoError,
     SandboxSpec,
+    SessionNotFound,
 )
 from alcove.local.backend import LocalSandbox
 from alcove.local.config import LocalSandboxConfig
@@ -610,6 +611,33 @@ async def test_a_command_waits_for_the_mounts_of_a_session_that_wakes(
     try:
         assert (await other.exec(cell.id, ExecRequest("cat", ["/data/given"]))).stdout == "by the host"
         assert await first == "by the host"
+    finally:
+        await other.aclose()
+
+
+async def test_a_session_that_is_being_made_is_nobodys_yet(
+    backend: LocalSandbox, give: Give, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attach_, attaching = Mounter.attach, asyncio.Event()
+
+    async def slowly(*arguments: Any) -> None:
+        attaching.set()
+        await asyncio.sleep(0.3)
+        await attach_(*arguments)
+
+    monkeypatch.setattr(Mounter, "attach", slowly)
+    mount = FilesystemMount(give(given="by the host"), "/data")
+    making = asyncio.ensure_future(backend.provision(SandboxSpec("early", network_policy=Limited(), mounts=[mount])))
+    await attaching.wait()
+    other = LocalSandbox(backend.config)
+    try:
+        assert other.sessions() == []
+        for call in (other.exec("early", ExecRequest("true")), other.suspend("early"), other.terminate("early")):
+            with pytest.raises(SessionNotFound):
+                await call
+        await making
+        assert (await other.exec("early", ExecRequest("cat", ["/data/given"]))).stdout == "by the host"
+        await other.terminate("early")
     finally:
         await other.aclose()
 

@@ -202,6 +202,8 @@ async def test_two_backends_bring_a_session_back_once(backend: LocalSandbox, cel
 
 async def test_a_session_that_another_backend_brought_back_ends_whole(backend: LocalSandbox, cell: Cell) -> None:
     os.kill(cell.native("warden"), signal.SIGKILL)
+    # which takes the spawner along: until it does, that still serves
+    await outside.until(lambda: not outside.called("alcove-spawner", cell.directory.name))
     other = LocalSandbox(backend.config)
     try:
         await Cell(other, cell.session).out("true")

@@ -178,14 +178,14 @@ class LocalSandbox:
             SessionNotFound: there is none of that id.
         """
         row = self._store.find(SandboxSessionId(session_id))
-        if row is None or self._sessions.unmade(row):
+        if row is None or not self._sessions.is_whole(row):
             raise SessionNotFound(session_id)
         return self._sessions.view(row)
 
     def sessions(self, *, ended: bool = False) -> list[SandboxSession]:
         """Every session of this store, the oldest first; with `ended`, terminated ones too."""
         rows = self._store.sessions(ended=ended)
-        return [self._sessions.view(row) for row in rows if not self._sessions.unmade(row)]
+        return [self._sessions.view(row) for row in rows if self._sessions.is_whole(row)]
 
     def usage(self, looked: Callable[[int], None] | None = None) -> "StoreUsage":
         """What the store takes of its disk, and who; `looked` is told how many files were looked at, as that goes on.

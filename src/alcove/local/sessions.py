@@ -115,7 +115,7 @@ class Sessions:
         if live is not None:
             return live
         row = self._store.find(session_id)
-        if row is None or self.unmade(row):
+        if row is None or not self.is_whole(row):
             raise SessionNotFound(session_id)
         return None if row.ended is not None else self._remember(row)
 
@@ -504,6 +504,12 @@ class Sessions:
             raise LifecycleError(f"session `{live.id}` still has processes in its groups: {error}; try again") from None
 
     # Swept
+
+    def is_whole(self, row: Row) -> bool:
+        """Tell whether a row is of a session for callers: one that was made whole, and is not half removed."""
+        if row.ended is not None:
+            return True
+        return decoded(row)[1].maker is None and os.path.isdir(self._store.directory(row.key))
 
     def unmade(self, row: Row) -> bool:
         """Tell whether a row is of a session that nobody will finish making, or whose files are gone already."""

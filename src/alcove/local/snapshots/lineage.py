@@ -37,7 +37,7 @@ class LineageNode(Struct, frozen=True):
 
 def lineage(store: Store, sessions: Sessions, snapshots: Snapshots) -> list[LineageNode]:
     """Every session that has not ended and every snapshot, the oldest first."""
-    rows = [row for row in store.sessions() if not sessions.unmade(row)]
+    rows = [row for row in store.sessions() if sessions.is_whole(row)]
     kept = snapshots.all()
     there: dict[str, set[str]] = {"session": {row.id for row in rows}, "snapshot": {one.snapshot_id for one in kept}}
     found = [_of_session(row, sessions.view(row), there) for row in rows]
