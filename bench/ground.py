@@ -91,10 +91,11 @@ def mount_points(pid: int | str) -> list[str]:
 
 
 def _mounts_from(pid: int, path: Path) -> bool:
-    # A session's workspace is a bind mount of a directory below its store; only root may look.
+    # A session's workspace is a bind mount of a directory below its store; only root may look, and not at what has
+    # ended: EINVAL is what a zombie answers.
     try:
         return path.name in (PROC / str(pid) / "mountinfo").read_text()
-    except (PermissionError, FileNotFoundError, ProcessLookupError):
+    except OSError:
         return False
 
 

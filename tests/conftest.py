@@ -77,6 +77,15 @@ def leave_layers_alone(patch: pytest.MonkeyPatch) -> None:
             raise
 
 
+@pytest.fixture
+def tmp_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Show sessions nothing of this interpreter that lies in /tmp, for tests of all that is there."""
+    layout = importlib.import_module("alcove.local.cell.layout")
+    places = layout.interpreter_places
+    elsewhere = lambda: [path for path in places() if not path.startswith(("/tmp/", "/var/tmp/"))]  # noqa: E731
+    monkeypatch.setattr(layout, "interpreter_places", elsewhere)
+
+
 def use_native(patch: pytest.MonkeyPatch, path: str | None) -> None:
     if not path:
         return

@@ -39,7 +39,7 @@ from tests.conftest import PlainUser
 from tests.local import outside
 from tests.local.cell import Cell, begun, live, mark
 
-pytestmark = pytest.mark.user
+pytestmark = [pytest.mark.user, pytest.mark.usefixtures("tmp_of_its_own")]
 
 CANARY = "canary-of-the-host"
 

@@ -13,7 +13,7 @@ from alcove.local.backend import LocalSandbox
 from alcove.local.config import LocalSandboxConfig
 from tests.local.cell import Cell, begun
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.usefixtures("tmp_of_its_own")]
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from alcove.local.disk import reserve
 from tests.local.cell import live
 from tests.local.transfers import OFFLINE, SECRET, freed, layers_of, lineage, look, noisy, there_of, uses
 
-pytestmark = pytest.mark.user
+pytestmark = [pytest.mark.user, pytest.mark.usefixtures("tmp_of_its_own")]
 
 
 # There and back

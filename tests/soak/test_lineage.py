@@ -12,6 +12,8 @@ from alcove import ExecRequest, Limited, LocalSandbox, LocalSandboxConfig, Sandb
 from alcove.local.snapshots.upkeep import Upkeep
 from alcove.testing import no_leaks
 
+pytestmark = pytest.mark.usefixtures("tmp_of_its_own")
+
 WHOLE = 100
 SAMPLE = 12
 #: Cycles after which what lies behind is made durable and flattened.
