@@ -11,6 +11,7 @@ from threading import Event, Thread
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from alcove.contract import (
     MEMORY_MOUNT,
@@ -613,6 +614,15 @@ async def test_a_command_waits_for_the_mounts_of_a_session_that_wakes(
         assert await first == "by the host"
     finally:
         await other.aclose()
+
+
+async def test_a_mount_of_a_record_of_before_is_mounted_again(cell: Cell, give: Give) -> None:
+    await attach(cell, give(given="by the host"), "/data")
+    live = cell.backend._sessions.live(cell.id)
+    live.record = replace(live.record, attached=tuple(replace(one, owner=None) for one in live.record.attached))
+    cell.backend._sessions.save(live)
+    await cell.backend.suspend(cell.id)
+    assert await cell.out("cat /data/given") == "by the host"
 
 
 async def test_a_session_that_is_being_made_is_nobodys_yet(

@@ -2,6 +2,7 @@
 """Sessions belong to their wardens: named, listed and used from any process of the user, and ended for good."""
 
 import asyncio
+import errno
 import os
 import secrets
 import signal
@@ -10,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from alcove.contract import (
     InvalidRequest,
@@ -23,9 +25,11 @@ from alcove.contract import (
     Unsupported,
 )
 from alcove.contract.types import ExecRequest, FilesystemMount
+from alcove.local import records
 from alcove.local.backend import LocalSandbox
 from alcove.local.cell.launch import Launcher
 from alcove.local.config import LocalSandboxConfig
+from alcove.local.records import Maker
 from alcove.local.store import Row
 from alcove.testing import no_leaks
 from tests.local import outside
@@ -411,3 +415,26 @@ async def test_what_cannot_be_swept_keeps_nothing_else(backend: LocalSandbox, mo
             with pytest.raises(LifecycleError, match="stays"):
                 await backend.recover()
     assert len(swept) == 2
+
+
+async def test_a_sweep_looks_again_at_what_it_read_before(backend: LocalSandbox) -> None:
+    """Whoever was making a session when the rows were read has made it, and gone."""
+    async with live(backend) as cell:
+        row = backend._store.find(cell.id)
+        assert row is not None
+        made = records.decode(row.record)
+        old = replace(row, record=records.encode(replace(made, maker=Maker(2**22 + 1, 1))))
+        assert backend._sessions.unmade(old)
+        await backend._sessions.sweep_row(old)
+        assert await cell.out("echo lives") == "lives\n"
+
+
+async def test_a_list_tells_of_what_cannot_be_looked_at_too(
+    backend: LocalSandbox, cell: Cell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: int) -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pidfd_open", fail)
+        assert [(session.id, session.state) for session in backend.sessions()] == [(cell.id, SandboxState.RUNNING)]

@@ -9,8 +9,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
+from msgspec.structs import replace
 
-from alcove.contract import InvalidRequest, Limited, NetworkPolicyError, SandboxSpec, SandboxState, Unrestricted
+from alcove.contract import (
+    InvalidRequest,
+    LifecycleError,
+    Limited,
+    NetworkPolicyError,
+    SandboxSpec,
+    SandboxState,
+    Unrestricted,
+    to_json,
+)
 from alcove.local.backend import LocalSandbox
 from tests.local import outside
 from tests.local.cell import Cell, live, mark
@@ -188,3 +198,20 @@ async def _sleeping(cell: Cell) -> int:
     number = mark()
     await cell.sh('sleep "$1" >/dev/null 2>&1 &', number)
     return await outside.one(number)
+
+
+async def test_a_failed_switch_leaves_what_others_said_since(
+    backend: LocalSandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with live(backend) as cell:
+        theirs = replace(backend.fork_spec(cell.id), network_policy=Limited(["theirs.test"]))
+
+        async def fail(_: object) -> None:
+            backend._store.save(cell.id, record=backend._store.live(cell.id).record, spec=to_json(theirs))
+            raise LifecycleError("it could not be made again")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(backend._sessions, "restart", fail)
+            with pytest.raises(NetworkPolicyError, match="the old policy stays"):
+                await backend.apply_network_policy(cell.id, Unrestricted())
+        assert backend.fork_spec(cell.id).network_policy == theirs.network_policy

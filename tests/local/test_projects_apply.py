@@ -4,8 +4,8 @@
 import asyncio
 import errno
 import os
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from alcove.contract import (
 )
 from alcove.local.backend import LocalSandbox
 from alcove.local.cell import control
+from alcove.local.mounts import projects
 from alcove.state.contents import Contents
 from tests.conftest import PlainUser
 from tests.local import outside
@@ -276,3 +277,22 @@ async def test_a_lack_of_descriptors_ends_no_session(box: Cell, monkeypatch: pyt
             with pytest.raises(SandboxError, match="Too many open files"):
                 await box.backend.discard(box.id)
     assert await outside.one(number)
+
+
+@pytest.mark.security
+async def test_what_was_applied_is_told_though_the_session_ran_at_the_end(
+    box: Cell, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await box.out(EDIT)
+
+    @asynccontextmanager
+    async def not_to_the_last(*_: object) -> AsyncIterator[None]:
+        yield
+        raise LifecycleError("it was let go")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(projects, "at_rest", not_to_the_last)
+        with pytest.raises(LifecycleError, match="it was let go: what was applied stays"):
+            await box.backend.apply(box.id)
+    assert (project / "added").exists()
+    assert (await box.backend.apply(box.id)).complete

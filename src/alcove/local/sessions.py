@@ -266,6 +266,8 @@ class Sessions:
         Raises:
             SessionNotFound: it was terminated meanwhile.
             LifecycleError: it cannot be made again; its files stay.
+            NetworkPolicyError: nobody can be had who enforces its allow-list.
+            SandboxIoError: a mount of it is not there any more, or is another; or its processes cannot be looked at.
         """
         async with self.awake(live):
             pass
@@ -278,6 +280,8 @@ class Sessions:
         Raises:
             SessionNotFound: it was terminated meanwhile.
             LifecycleError: it cannot be made again; its files stay.
+            NetworkPolicyError: nobody can be had who enforces its allow-list.
+            SandboxIoError: a mount of it is not there any more, or is another; or its processes cannot be looked at.
         """
         async with self._held(live):
             await self.suspension.wake(live)
@@ -542,6 +546,10 @@ class Sessions:
         with self._claimed(live) as ours:
             if not ours:
                 return  # whoever is ending it goes on
+            now = self._store.find(row.id)  # the row may be old: whoever was making the session has made it
+            if now is None or not self.unmade(now):
+                return
+            live = LiveSession(now, *decoded(now), live.directory)
             await self._end_cell(live)
             await processes.stop(live.record.processes, live.record.groups)
             await self._remove_files(live)
@@ -576,9 +584,17 @@ class Sessions:
         if row.ended is not None:
             state = SandboxState.TERMINATED
         else:
-            awake = processes.alive(record.processes) and not record.frozen
+            awake = _seems_alive(record.processes) and not record.frozen
             state = SandboxState.RUNNING if awake else SandboxState.SUSPENDED
         return records.as_session(row.id, spec, record, state, self._store.directory(row.key))
+
+
+def _seems_alive(running: processes.Processes | None) -> bool:
+    """For a list: what cannot be looked at counts as alive, and hides nothing else."""
+    try:
+        return processes.alive(running)
+    except SandboxIoError:
+        return True
 
 
 def _unlockable(live: LiveSession, error: OSError) -> SandboxIoError:

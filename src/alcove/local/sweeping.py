@@ -5,7 +5,7 @@ import os
 from contextlib import suppress
 from functools import partial
 
-from alcove.contract import LifecycleError, SessionNotFound
+from alcove.contract import LifecycleError, SandboxError, SandboxIoError, SessionNotFound
 from alcove.local.cell import processes
 from alcove.local.removal import remove_tree
 from alcove.local.sessions import ENDING, LiveSession, Sessions, decoded
@@ -18,16 +18,16 @@ async def sweep(store: Store, sessions: Sessions) -> None:
     Raises:
         LifecycleError: something of a session cannot be removed; all else is.
         OSError: something that is no session's cannot be removed.
-        SandboxIoError: the store cannot be read or written.
+        SandboxIoError: the store cannot be read or written; or a process cannot be looked at, and all else is done.
     """
     rows = store.sessions()
-    failure: LifecycleError | None = None
+    failure: SandboxError | None = None
     for row in rows:
-        if sessions.unmade(row):
-            try:
+        try:
+            if sessions.unmade(row):
                 await sessions.sweep_row(row)
-            except LifecycleError as error:
-                failure = error
+        except (LifecycleError, SandboxIoError) as error:
+            failure = error
     await _sweep_passing(store, sessions)
     sealing = {key for row in rows if (key := decoded(row)[1].sealing)}
     await sessions.layers.sweep(sealing, partial(give_back, store, sessions))

@@ -2,6 +2,7 @@
 
 import os
 import secrets
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
@@ -68,7 +69,8 @@ class Mounter:
             await self.mount(live, attached)
         except BaseException:
             if not mount.source:
-                os.rmdir(source)
+                with suppress(OSError):
+                    os.rmdir(source)
             if layer:
                 remove_tree(f"{live.directory}/{layer}")
             raise
@@ -92,10 +94,15 @@ class Mounter:
 
     def _fresh_directory(self, live: "LiveSession") -> str:
         path = f"{live.directory}/mount-{secrets.token_hex(4)}"
-        os.mkdir(path)
-        os.chmod(path, 0o777)  # noqa: S103 - for every user of the session; the store around it is ours alone
-        if (owner := self._owner(live)) is not None:
-            os.chown(path, owner, owner)
+        try:
+            os.mkdir(path)
+            os.chmod(path, 0o777)  # noqa: S103 - for every user of the session; the store around it is ours alone
+            if (owner := self._owner(live)) is not None:
+                os.chown(path, owner, owner)
+        except OSError as error:
+            with suppress(OSError):
+                os.rmdir(path)
+            raise SandboxIoError(f"a fresh directory for the session: {error.strerror}") from None
         return path
 
     async def mount(self, live: "LiveSession", attached: Attached, *, again: bool = False) -> None:
@@ -193,7 +200,7 @@ class Mounter:
 
 def _check_same(attached: Attached, source: Source) -> None:
     """A guest that can write above a source can put something else in its place while its session sleeps."""
-    if (source.path, source.uid) != (attached.source, attached.owner):
+    if source.path != attached.source or attached.owner not in {None, source.uid}:  # None: a record of before
         raise SandboxIoError(
             f"mount source `{attached.source}` is not what was attached: it is {source.path} of uid {source.uid} now, "
             f"and was of uid {attached.owner}; put it back, or end the session"

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from msgspec.structs import replace
 
 from alcove.changes import Applied, Change, Refusal
-from alcove.contract import InvalidRequest, SandboxIoError
+from alcove.contract import InvalidRequest, LifecycleError, SandboxIoError
 from alcove.contract.rules import collapsed_mount_target
 from alcove.local.copies import beside
 from alcove.local.mounts import uppers
@@ -57,8 +57,15 @@ async def apply(sessions: Sessions, session_id: str, paths: Paths, target: str |
         async with live.lock, sessions.locked(live):
             sessions.refresh(live)
             choice = _one(live, _chosen(live, paths, target), "apply")
-            async with at_rest(sessions, live, choice.mount.target):
-                return await beside(lambda _: _apply(live.directory, choice))
+            outcome = None
+            try:
+                async with at_rest(sessions, live, choice.mount.target):
+                    outcome = await beside(lambda _: _apply(live.directory, choice))
+            except LifecycleError as error:
+                if outcome is None:
+                    raise
+                raise LifecycleError(f"{error.detail}: what was applied stays, and the rest is applied again") from None
+            return outcome
 
 
 async def discard(sessions: Sessions, mounter: Mounter, session_id: str, target: str | None) -> None:

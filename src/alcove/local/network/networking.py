@@ -40,22 +40,35 @@ async def change_policy(
         elif isinstance(policy, Limited):
             await sessions.policies.change(live, policy)
     if switch:
-        await _start_on(sessions, live, before)
+        await _start_on(sessions, live, policy, before)
     else:
         await sessions.watch_again(live)
 
 
-async def _start_on(sessions: Sessions, live: LiveSession, before: SandboxSpec) -> None:
+async def _start_on(sessions: Sessions, live: LiveSession, policy: Policy, before: SandboxSpec) -> None:
     """A process keeps the network it was born in: the session's processes are made anew, over its files."""
     try:
         await sessions.restart(live)
     except SandboxError as error:
-        async with live.lock, sessions.locked(live):
-            sessions.refresh(live)
-            if processes.alive(live.record.processes):
-                return  # somebody else has brought it back: on the new one
-            _save(sessions, live, before)
+        try:
+            if not await _restored(sessions, live, policy, before):
+                return
+        except SandboxError as again:
+            raise NetworkPolicyError(
+                f"{error}; and the old policy cannot be written down again ({again}): the next command has the new one"
+            ) from None
         raise NetworkPolicyError(f"the old policy stays: {error}") from None
+
+
+async def _restored(sessions: Sessions, live: LiveSession, policy: Policy, before: SandboxSpec) -> bool:
+    """Write the old policy down again; False: somebody else has brought the session back on the new one meanwhile."""
+    async with live.lock, sessions.locked(live):
+        sessions.refresh(live)
+        if processes.alive(live.record.processes):
+            return False
+        if live.spec.network_policy == policy:  # else somebody has changed it since: that is theirs
+            _save(sessions, live, before)
+        return True
 
 
 def _save(sessions: Sessions, live: LiveSession, spec: SandboxSpec) -> None:

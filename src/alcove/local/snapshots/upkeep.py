@@ -26,6 +26,8 @@ from alcove.state.tree import digest, measure
 #: A chain of more layers than this is flattened: each makes every name that is not there dearer.
 DEEP = 8
 
+#: In a row, after which a service that could do nothing else ends: as long as it is there, no repair has the store.
+_MOST_FAILURES = 3
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -154,21 +156,32 @@ class LayerChores:
     def __init__(self, root: str) -> None:
         self._root = root
         self._wanted = False
+        self._failures = 0
 
     def look(self) -> None:
         """There may be something to do."""
         self._wanted = True
+        self._failures = 0
 
     async def run_due(self) -> float | None:
-        """Do it; nothing is left to do then."""
+        """Do it; nothing is left to do then, or it was tried in vain too often: who looks next tries again.
+
+        Raises:
+            Exception: it could not be done.
+        """
         while self._wanted:
             self._wanted = False
-            store = Store(self._root)
             try:
-                await Upkeep(store).run()
-            except BaseException:
-                self._wanted = True  # tried again, if we are
+                await self._run()
+            except Exception:
+                self._failures += 1
+                self._wanted = self._failures < _MOST_FAILURES
                 raise
-            finally:
-                store.close()
         return None
+
+    async def _run(self) -> None:
+        store = Store(self._root)
+        try:
+            await Upkeep(store).run()
+        finally:
+            store.close()
