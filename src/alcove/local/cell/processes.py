@@ -119,11 +119,14 @@ async def stop(processes: Processes | None, groups: cgroups.Groups) -> None:
 
     Raises:
         LifecycleError: even SIGKILL did not end them in time.
-        SandboxIoError: as `open_process`.
+        SandboxIoError: they cannot be looked at: no word that they are gone.
     """
     await end_warden(processes, groups)
-    if cgroups.populated(groups):  # a warden that was killed could not reap: by the group, then
-        cgroups.kill(groups)
+    try:
+        if cgroups.populated(groups):  # a warden that was killed could not reap: by the group, then
+            cgroups.kill(groups)
+    except OSError as error:
+        raise SandboxIoError(f"the session's groups cannot be looked at: {error.strerror}; try again") from None
 
 
 async def end_warden(processes: Processes | None, groups: cgroups.Groups) -> bool:
