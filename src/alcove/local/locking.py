@@ -17,11 +17,19 @@ async def exclusively(fd: int) -> None:
         OSError: it cannot be locked.
     """
     pause = _FIRST_PAUSE_S
-    while True:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            await asyncio.sleep(pause)
-            pause = min(2 * pause, _LONGEST_PAUSE_S)
-        else:
-            return
+    while not try_exclusively(fd):
+        await asyncio.sleep(pause)
+        pause = min(2 * pause, _LONGEST_PAUSE_S)
+
+
+def try_exclusively(fd: int) -> bool:
+    """Lock what is open at `fd`, unless somebody else has it locked; closing it lets go.
+
+    Raises:
+        OSError: it cannot be locked.
+    """
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -1,7 +1,6 @@
 """The lives of this store's sessions: made, brought back, ended, swept; one process at a time for each."""
 
 import asyncio
-import fcntl
 import os
 import secrets
 import socket
@@ -33,7 +32,7 @@ from alcove.local.cell.cells import Cells
 from alcove.local.cell.launch import EXEC_SOCKET, connect
 from alcove.local.config import LocalSandboxConfig
 from alcove.local.host import Host
-from alcove.local.locking import exclusively
+from alcove.local.locking import exclusively, try_exclusively
 from alcove.local.mounts.mounting import Mounter
 from alcove.local.network.policies import Policies
 from alcove.local.records import OWNED, Egress, Maker, Record
@@ -542,14 +541,14 @@ class Sessions:
         Raises:
             LifecycleError: something of it cannot be removed.
         """
-        live = LiveSession(row, *decoded(row), self._store.directory(row.key))
-        with self._claimed(live) as ours:
+        directory = self._store.directory(row.key)
+        with _claimed(directory) as ours:
             if not ours:
                 return  # whoever is ending it goes on
             now = self._store.find(row.id)  # the row may be old: whoever was making the session has made it
             if now is None or not self.unmade(now):
                 return
-            live = LiveSession(now, *decoded(now), live.directory)
+            live = LiveSession(now, *decoded(now), directory)
             await self._end_cell(live)
             await processes.stop(live.record.processes, live.record.groups)
             await self._remove_files(live)
@@ -557,24 +556,6 @@ class Sessions:
             self._remove_groups(live)
             await self._release(live)
             self._store.end(live.id)
-
-    @contextmanager
-    def _claimed(self, live: LiveSession) -> Iterator[bool]:
-        """Claim what is left of a session's directory, under either name; False when another process has it."""
-        for path in (live.directory, f"{live.directory}{ENDING}"):
-            try:
-                fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            except FileNotFoundError:
-                continue
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                yield True
-            except BlockingIOError:
-                yield False
-            finally:
-                os.close(fd)
-            return
-        yield True
 
     # Told
 
@@ -587,6 +568,22 @@ class Sessions:
             awake = _seems_alive(record.processes) and not record.frozen
             state = SandboxState.RUNNING if awake else SandboxState.SUSPENDED
         return records.as_session(row.id, spec, record, state, self._store.directory(row.key))
+
+
+@contextmanager
+def _claimed(directory: str) -> Iterator[bool]:
+    """Claim what is left of a session's directory, under either name; False when another process has it."""
+    for path in (directory, f"{directory}{ENDING}"):
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            continue
+        try:
+            yield try_exclusively(fd)
+        finally:
+            os.close(fd)
+        return
+    yield True
 
 
 def _seems_alive(running: processes.Processes | None) -> bool:

@@ -113,10 +113,11 @@ class Execution:
         self.session_ended = False
 
     async def run(self) -> Outcome:
-        """Run to the end.
+        """Run to the end, and until the last output has gone out.
 
         Raises:
             ExecError: the command could not be started, or its end cannot be told.
+            SandboxIoError: output that goes to the caller's own descriptors could not be written.
         """
         try:
             self._start()
@@ -126,6 +127,7 @@ class Execution:
             except asyncio.CancelledError:
                 await self._cancel()
                 raise
+            await self._flush()
             return self._outcome(status)
         finally:
             self._close()
@@ -343,6 +345,9 @@ class Execution:
                 continue
             except (ExecError, InvalidRequest):
                 break
+
+    async def _flush(self) -> None:
+        """What is captured has nowhere to go."""
 
     def _outcome(self, status: int | None) -> Outcome:
         held = []

@@ -165,26 +165,6 @@ class Relay(Execution):
         self._watched: dict[int, int] = {}
         self._flushed: asyncio.Future[None] = self._loop.create_future()
 
-    async def run(self) -> Outcome:
-        """Run to the end, and until the last output has gone out.
-
-        Raises:
-            ExecError: the command could not be started, or its end cannot be told.
-            SandboxIoError: its output could not be written.
-        """
-        try:
-            self._start()
-            self._time()
-            try:
-                status = await self._done
-            except asyncio.CancelledError:
-                await self._cancel()
-                raise
-            await self._flush()
-            return self._outcome(status)
-        finally:
-            self._close()
-
     def _start(self) -> None:
         theirs: list[int] = []
         flags = Stdio.OUT | Stdio.ERR

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 from alcove.contract import ExecError, ExecRequest, ExecResult
 from alcove.local.backend import LocalSandbox
 from alcove.local.cell.operations import Kind, operation
+from alcove.local.copies import beside
 from alcove.local.exec.execution import Command, Outcome, Surroundings
 from alcove.local.exec.relay import Flow, Relay, Streams
-from alcove.local.interruption import in_thread
 
 if TYPE_CHECKING:
     from alcove.local.disk.usage import StoreUsage
@@ -50,7 +50,7 @@ class TerminalSandbox(LocalSandbox):
 
     async def usage_beside(self, looked: Callable[[int], None] | None) -> "StoreUsage":
         """Return `usage`, looked for in a thread; cancelled, it ends with the next file."""
-        return await in_thread(lambda interruption: self.usage(interruption.telling(looked)))
+        return await beside(self.usage, looked)
 
 
 class Resizing:

@@ -3,7 +3,6 @@
 What an exec does to be noticed is nothing that it does not do anyway: the spawner wakes, so the kernel counts a switch.
 """
 
-import fcntl
 import os
 import sys
 import time
@@ -13,6 +12,7 @@ from contextlib import contextmanager
 from alcove.contract import SandboxError, to_json
 from alcove.local import records
 from alcove.local.cell import cgroups, processes
+from alcove.local.locking import try_exclusively
 from alcove.local.sessions import LiveSession, decoded
 from alcove.local.sleep import freezer
 from alcove.local.sleep.suspension import Suspension
@@ -148,10 +148,6 @@ def _locked(directory: str) -> Iterator[bool]:
         yield False
         return
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        yield False
-    else:
-        yield True
+        yield try_exclusively(fd)
     finally:
         os.close(fd)

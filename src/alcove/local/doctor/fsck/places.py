@@ -1,6 +1,5 @@
 """The store's own directories, and files in it that a dead process left."""
 
-import fcntl
 import os
 import re
 import stat
@@ -8,6 +7,7 @@ from collections.abc import Iterator
 
 from alcove.local.disk import disk
 from alcove.local.doctor.fsck.report import Damage, Patient
+from alcove.local.locking import try_exclusively
 from alcove.local.removal import remove_tree
 
 _OURS_ALONE = 0o700
@@ -61,10 +61,6 @@ def _in_use(path: str) -> bool:
     """Whether somebody has this store open."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    else:
-        return False
+        return not try_exclusively(fd)
     finally:
         os.close(fd)

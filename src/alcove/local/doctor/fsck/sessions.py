@@ -1,6 +1,5 @@
 """Sessions: each row with its directory and the other way round, and nothing half done that nobody goes on with."""
 
-import fcntl
 import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
@@ -14,6 +13,7 @@ from alcove.local import records
 from alcove.local.cell import cgroups, processes
 from alcove.local.cell.cgroups import Groups
 from alcove.local.doctor.fsck.report import Damage, Patient, keep, unused
+from alcove.local.locking import try_exclusively
 from alcove.local.records import Record
 from alcove.local.sessions import ENDING, decoded
 from alcove.local.snapshots import sealing
@@ -87,11 +87,7 @@ def _is_held(path: str) -> bool:
     except NotADirectoryError:
         return False
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    else:
-        return False
+        return not try_exclusively(fd)
     finally:
         os.close(fd)
 
