@@ -39,27 +39,52 @@ static int clone_source(const struct attach_view *view, const struct op *op, con
     return tree;
 }
 
-/* Makes one missing mount point, or a directory above it: below the cell's root on `scratch`, the same tmpfs as a view
- * that is not sealed and that only we know; below a mount on that mount. */
-static int make_point(const struct attach_view *view, int root, int parent, const char *path, const char *leaf,
-                      int file)
+static void let_go(int fd)
 {
-    struct stat cell_root, above;
-    if (fstat(root, &cell_root) < 0 || fstat(parent, &above) < 0)
+    int error = errno;
+    if (fd >= 0)
+        close(fd);
+    errno = error;
+}
+
+/* The cell's root is sealed. A view of the same tmpfs that is not, and that only we know, is there for a moment. */
+static int open_unsealed(int root)
+{
+    struct sys_mount_attr writable = {.attr_clr = SYS_MOUNT_ATTR_RDONLY};
+    int view = sys_open_tree(root, "", SYS_OPEN_TREE_CLONE | SYS_OPEN_TREE_CLOEXEC | SYS_AT_EMPTY_PATH);
+    if (view >= 0 && sys_mount_setattr(view, "", SYS_AT_EMPTY_PATH, &writable) < 0) {
+        let_go(view);
         return -1;
-    int below_root = above.st_dev == cell_root.st_dev;
-    int where = below_root ? view->scratch : parent;
-    const char *name = below_root ? path + strspn(path, "/") : leaf; /* no absolute path */
+    }
+    return view;
+}
+
+static int make_in(int directory, const char *name, int file)
+{
     if (!file)
-        return mkdirat(where, name, 0755) < 0 && errno != EEXIST ? -1 : 0;
-    int fd = openat(where, name, O_CREAT | O_EXCL | O_NOFOLLOW | O_WRONLY | O_CLOEXEC, 0444);
+        return mkdirat(directory, name, 0755) < 0 && errno != EEXIST ? -1 : 0;
+    int fd = openat(directory, name, O_CREAT | O_EXCL | O_NOFOLLOW | O_WRONLY | O_CLOEXEC, 0444);
     if (fd >= 0)
         close(fd);
     return fd < 0 && errno != EEXIST ? -1 : 0;
 }
 
+/* Makes one missing mount point, or a directory above it: of the cell's root, or of a mount below that. */
+static int make_point(int root, int parent, const char *path, const char *leaf, int file)
+{
+    struct stat cell_root, above;
+    if (fstat(root, &cell_root) < 0 || fstat(parent, &above) < 0)
+        return -1;
+    if (above.st_dev != cell_root.st_dev)
+        return make_in(parent, leaf, file);
+    int view = open_unsealed(root);
+    int made = view < 0 ? -1 : make_in(view, path + strspn(path, "/"), file); /* no absolute path */
+    let_go(view);
+    return made;
+}
+
 /* Opens the mount point, component by component, making what is missing of it. */
-static int open_target(const struct attach_view *view, const char *path, int file, const char **step)
+static int open_target(const char *path, int file, const char **step)
 {
     char part[4096];
     *step = "target";
@@ -75,7 +100,7 @@ static int open_target(const struct attach_view *view, const char *path, int fil
         int next = open_beneath(root, part, O_PATH);
         if (next < 0 && errno == ENOENT) {
             *step = "mount point";
-            if (make_point(view, root, at, part, part + (name - path), file && !*end) == 0) {
+            if (make_point(root, at, part, part + (name - path), file && !*end) == 0) {
                 *step = "target";
                 next = open_beneath(root, part, O_PATH);
             }
@@ -90,14 +115,6 @@ static int open_target(const struct attach_view *view, const char *path, int fil
         close(root);
     errno = error;
     return at;
-}
-
-static void let_go(int fd)
-{
-    int error = errno;
-    if (fd >= 0)
-        close(fd);
-    errno = error;
 }
 
 static int take(const struct attach_view *view, const struct op *op, const int *tree, const char **step)
@@ -147,7 +164,7 @@ const char *attach(const struct attach_view *view, const struct op *op, const st
     if (tree < 0)
         return step;
     mode_t mask = umask(0);
-    int target = open_target(view, op->s1, (op->flags & TREE_FILE) != 0, &step);
+    int target = open_target(op->s1, (op->flags & TREE_FILE) != 0, &step);
     umask(mask);
     if (target >= 0 && put(tree, target, client, &step) == 0)
         step = "";

@@ -83,15 +83,20 @@ static void end_cell(struct warden *warden)
     await_child(&warden->init);
 }
 
-/* Awaits what has to be gone before we are; a child that makes an overlay may hang with its disk. */
-static _Noreturn void end(struct warden *warden)
+/* All but ourselves, and a child that makes an overlay, which may hang with its disk. */
+static void end_all(struct warden *warden)
 {
-    close(warden->control);
     end_cell(warden);
     signal_spawners(warden, SIGKILL);
     await_child(&warden->spawner);
     for (int i = 0; i < SPAWNERS; i++)
         await_child(&more_spawners[i]);
+}
+
+static _Noreturn void end(struct warden *warden)
+{
+    close(warden->control);
+    end_all(warden);
     _exit(0);
 }
 
@@ -245,9 +250,7 @@ static void answer(struct warden *warden, int client, const struct op *op, struc
         step = network_serve(rest, passed, &passing);
     else if (op->kind == OP_END && op->n0)
         step = end_empty(warden, *rest, &reply);
-    else if (op->kind == OP_END)
-        end_cell(warden);
-    else
+    else if (op->kind != OP_END)
         step = "request";
     if (op->kind == OP_FREEZE && !*step)
         return; /* answered once they stand still */
@@ -255,10 +258,13 @@ static void answer(struct warden *warden, int client, const struct op *op, struc
         reply.error = errno ? errno : EINVAL;
         snprintf(reply.step, sizeof reply.step, "%s", step);
     }
+    int ended = op->kind == OP_END && !*step;
+    if (ended)
+        end_all(warden);
     message_send(client, &reply, sizeof reply, passed, passing);
     network_sent(passed, passing);
-    if (op->kind == OP_END && !*step)
-        end(warden); /* the caller removes the session's files while our mounts come down */
+    if (ended)
+        _exit(0); /* the caller removes what is left of the session while our mounts come down */
 }
 
 /* 0 when the client is gone, or speaks another language. */

@@ -105,8 +105,6 @@ void mounts_begin(const struct plan *plan, struct mounts *mounts)
     mounts->root = tmpfs(op.v0, op.v1, 0755, SYS_MOUNT_ATTR_NOSUID | SYS_MOUNT_ATTR_NODEV);
     CHECK(mounts->root, "mount", "the root tmpfs");
     CHECK(sys_move_mount(mounts->root, "", AT_FDCWD, "/", SYS_MOVE_MOUNT_F_EMPTY_PATH), "mount", "the root over /");
-    mounts->scratch = sys_open_tree(mounts->root, "", SYS_OPEN_TREE_CLONE | SYS_OPEN_TREE_CLOEXEC | SYS_AT_EMPTY_PATH);
-    CHECK(mounts->scratch, "open_tree", "the root");
     CHECK(fchdir(mounts->root), "chdir", "the new root"); /* an overlay's options may name layers relative to here */
 }
 
@@ -183,9 +181,15 @@ static void build_tmpfs(const struct op *op, struct mounts *mounts)
     close(mount);
 }
 
+/* As it is now: what is mounted over it later, or sealed, this is not. */
+static int clone_of_root(const struct mounts *mounts, const char *path)
+{
+    return sys_open_tree(mounts->root, path, SYS_OPEN_TREE_CLONE | SYS_OPEN_TREE_CLOEXEC);
+}
+
 static void build_writable(const struct op *op, struct mounts *mounts)
 {
-    int view = sys_open_tree(mounts->scratch, op->s0, SYS_OPEN_TREE_CLONE | SYS_OPEN_TREE_CLOEXEC);
+    int view = clone_of_root(mounts, op->s0);
     CHECK(view, "mount", op->s0);
     CHECK(place(mounts, view, op->s0), "move_mount", op->s0);
     close(view);
@@ -224,6 +228,7 @@ static void build_proc(const struct op *op, struct mounts *mounts)
     CHECK(message_send(mounts->init, "a", 1, NULL, 0), "socket", "init");
     mounts->pidns = fds[0];
     mounts->netns = fds[1];
+    CHECK(mounts->blank = clone_of_root(mounts, op->s0), "open_tree", op->s0); /* empty, for want of /proc */
     CHECK(place(mounts, fds[2], op->s0), "move_mount", op->s0);
     close(fds[2]);
 }
@@ -275,10 +280,8 @@ enum { MASKING = 1 };
 static int cover(const struct mounts *mounts, int directory)
 {
     if (mounts->covers[directory])
-        return sys_open_tree(mounts->root, mounts->covers[directory], SYS_OPEN_TREE_CLONE | SYS_OPEN_TREE_CLOEXEC);
-    int first = directory
-        ? sys_open_tree(mounts->scratch, mounts->empty, SYS_OPEN_TREE_CLONE | SYS_OPEN_TREE_CLOEXEC)
-        : sys_open_tree(mounts->root, "dev/null", SYS_OPEN_TREE_CLONE | SYS_OPEN_TREE_CLOEXEC);
+        return clone_of_root(mounts, mounts->covers[directory]);
+    int first = directory ? fcntl(mounts->blank, F_DUPFD_CLOEXEC, 0) : clone_of_root(mounts, "dev/null");
     return first < 0 || mount_set(first, SYS_MOUNT_ATTR_RDONLY, 0) < 0 ? -1 : first;
 }
 
@@ -310,9 +313,7 @@ void mounts_mask(const struct plan *plan, struct mounts *mounts)
     struct plan_cursor cursor = plan_begin(plan);
     struct op op;
     while (plan_next(&cursor, &op) == 1) {
-        if (op.kind == OP_PROC)
-            mounts->empty = op.s0; /* beneath the proc mount lies an empty directory, to be seen by way of `scratch` */
-        else if (op.kind == OP_MASK && MASKING)
+        if (op.kind == OP_MASK && MASKING)
             mask(&op, mounts);
         else if (op.kind == OP_READONLY && MASKING)
             readonly(&op, mounts);
@@ -320,6 +321,7 @@ void mounts_mask(const struct plan *plan, struct mounts *mounts)
             CHECK(mount_set(mounts->root, SYS_MOUNT_ATTR_RDONLY, 0), "read-only root", "");
     }
     forget_parent(mounts);
+    close(mounts->blank);
 }
 
 void mounts_pivot(void)

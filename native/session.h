@@ -57,8 +57,7 @@ int hostside_owner_userns(uint32_t uid_on_disk, uint32_t uid_inside, uint32_t gi
 /* ---- mounts.c: the root file system, one operation after the other ---- */
 struct mounts {
     int root;          /* the new root, as a mount */
-    int scratch;       /* the same, writable for ever: where mount points are made */
-    const char *empty; /* the path of an empty directory in `scratch` */
+    int blank;         /* an empty directory, as a mount: what hides directories */
     int init;          /* the socket to init, which gives the cell's namespaces and its /proc */
     int pidns, netns;  /* from init */
     int spawner;       /* the socket to the spawner, which hands over the trees that only it can make */
@@ -95,7 +94,6 @@ int overlay_aside(int lower, int holder, uint64_t attributes, char *step, size_t
 /* ---- attach.c: a mount on a live session; "" or the step that failed with errno ---- */
 struct attach_view {
     int host_mountns, cell_mountns; /* host_mountns -1: trees come along with the request */
-    int scratch;
 };
 /* With TREE_COW `holder` says where the changes go. The trees, in that order, are there for root alone. ECANCELED where
  * the client has hung up meanwhile. */
@@ -112,8 +110,9 @@ void disk_mount(const struct op *op);
 /* ---- init.c ---- */
 _Noreturn void init_main(int host_proc, int socket, int reaped, int network);
 
-/* ---- confine.c: capabilities, no_new_privs, Landlock, seccomp, in that order ---- */
-void confine(const struct plan *plan, uint32_t seccomp_variant);
+/* ---- confine.c: in that order ---- */
+void confine_calls(const struct plan *plan, uint32_t seccomp_variant); /* capabilities, no_new_privs, seccomp */
+void confine_paths(const struct plan *plan); /* Landlock, whose rules name what is there after pivot_root */
 void drop_capabilities(uint64_t keep, const char *who);
 
 /* ---- spawner.c ---- */

@@ -3,9 +3,11 @@
 
 import asyncio
 import errno
+import fcntl
 import os
 import secrets
 import signal
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -30,7 +32,7 @@ from alcove.local.backend import LocalSandbox
 from alcove.local.cell.launch import Launcher
 from alcove.local.config import LocalSandboxConfig
 from alcove.local.records import Maker
-from alcove.local.store import Row
+from alcove.local.store import Row, Store
 from alcove.testing import no_leaks
 from tests.local import outside
 from tests.local.cell import Cell, live, mark
@@ -271,6 +273,67 @@ async def test_nothing_of_a_session_is_for_other_users(cell: Cell, store: Path) 
     assert store.stat().st_mode & 0o777 == 0o700
     assert cell.directory.stat().st_mode & 0o777 == 0o700
     assert (store / "store.db").stat().st_uid == os.geteuid()
+
+
+def test_sessions_do_not_lie_side_by_side_where_ext4_can_help_it(tmp_path: Path) -> None:
+    """Where a directory cannot be marked so at all, that is all the same."""
+    Store(str(tmp_path / "store")).close()
+    (tmp_path / "plain").mkdir()
+    assert _top(tmp_path / "store" / "sessions") == _mark_top(tmp_path / "plain")
+
+
+_TOP = 0x0002_0000  # FS_TOPDIR_FL of linux/fs.h
+
+
+def _top(directory: Path) -> bool:
+    return bool(_flags(directory) & _TOP)
+
+
+def _mark_top(directory: Path) -> bool:
+    fd = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.ioctl(fd, 0x4008_6602, struct.pack("=q", _flags(directory) | _TOP))
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
+    return _top(directory)
+
+
+def _flags(directory: Path) -> int:
+    fd = os.open(directory, os.O_RDONLY)
+    try:
+        return int(struct.unpack("=q", fcntl.ioctl(fd, 0x8008_6601, struct.pack("=q", 0)))[0])
+    except OSError:
+        return 0
+    finally:
+        os.close(fd)
+
+
+@pytest.mark.parametrize("processors", [1, None])
+async def test_a_session_runs_where_its_caller_may(backend: LocalSandbox, processors: int | None) -> None:
+    """Its parts are moved apart while it is made; nothing of that is left."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, sorted(before)[:processors])
+    try:
+        async with live(backend) as made:
+            mine = os.sched_getaffinity(0)
+            assert [os.sched_getaffinity(made.native(role)) for role in ("warden", "init", "spawner")] == [mine] * 3
+            assert await made.out("python3 -c 'import os; print(os.sched_getaffinity(0))'") == f"{mine}\n"
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+async def test_a_host_that_lets_nobody_move_a_process_has_sessions_too(
+    backend: LocalSandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "not here")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "sched_setaffinity", refuse)
+        async with live(backend) as cell:
+            assert await cell.out("echo lives") == "lives\n"
 
 
 @pytest.mark.parametrize("make", ["file", "foreign"])

@@ -455,23 +455,31 @@ class Sessions:
         """
         try:
             async with live.lock, self.locked(live):
-                if await self._end_cell(live):
-                    await self._remove_files(live)  # while the warden takes down the mounts
-                else:
+                if not await self._end_cell(live):
                     self.refresh(live)  # another process may have brought it back since we looked
                     await processes.stop(live.record.processes, live.record.groups)
-                    await self._remove_files(live)
-                if not await processes.end_warden(live.record.processes, live.record.groups):
-                    self.refresh(live)  # what ended is not what we knew: another process had brought it back
-                    await processes.end_warden(live.record.processes, live.record.groups)
+                elif not processes.known(live.record.processes):
+                    self.refresh(live)  # what has ended is not what we knew: another process had brought it back
+                await self._remove_files(live)
                 self._remove_groups(live)
-                await self._release(live)
+                if live.record.layers or live.record.sealing:
+                    await self._let_go(live)  # its mounts lie over them
+                    await self._release(live)
                 self._store.end(live.id)
         except SessionNotFound:
             row = self._store.find(live.id)
             if row is not None and row.ended is None:
                 await self.sweep_row(row)
+        await self._let_go(live)  # it takes down its mounts by itself meanwhile
         self._forget(live)
+
+    async def _let_go(self, live: LiveSession) -> None:
+        """Wait for the end of a session's warden.
+
+        Raises:
+            LifecycleError: even SIGKILL did not end it in time.
+        """
+        await processes.end_warden(live.record.processes, live.record.groups)
 
     def _forget(self, live: LiveSession) -> None:
         """Let go of a session that is no more; its warden may be a child of ours, whoever ended it."""
@@ -482,9 +490,14 @@ class Sessions:
     async def _end_cell(self, live: LiveSession) -> bool:
         """Let the warden kill the session's processes: true when it says that none is left."""
         try:
-            return (await control.end(live.directory, lambda: self._take_name(live))).error == 0
+            return (await control.end(live.directory, lambda: self._take_away(live))).error == 0
         except OSError:
             return False
+
+    def _take_away(self, live: LiveSession) -> None:
+        """Begin to remove its files: the rest, once its processes are gone."""
+        self._take_name(live)
+        places.remove_plain(f"{live.directory}{ENDING}", layered=bool(live.record.layers))
 
     def _take_name(self, live: LiveSession) -> None:
         """What is left of it after a kill -9 is then no session any more."""

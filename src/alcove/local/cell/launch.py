@@ -10,7 +10,7 @@ from contextlib import suppress
 from struct import Struct as Layout
 
 from alcove.contract import LifecycleError
-from alcove.local.cell.processes import Processes, kill_and_reap, start_time
+from alcove.local.cell.processes import MOST_STAT, Processes, kill_and_reap, start_time
 from alcove.local.readiness import readable
 
 CONTROL_SOCKET = "control.sock"
@@ -146,7 +146,7 @@ def _spawn(native: str, arguments: list[str], setup: int) -> int:
     # out of the way of what is opened at 0 to 2, and dup2 onto itself would leave it close-on-exec
     moved = fcntl.fcntl(setup, fcntl.F_DUPFD_CLOEXEC, _SETUP_FD + 1) if setup <= _SETUP_FD else setup
     try:
-        return os.posix_spawn(
+        pid = os.posix_spawn(
             native,
             arguments,
             {},
@@ -160,6 +160,30 @@ def _spawn(native: str, arguments: list[str], setup: int) -> int:
     finally:
         if moved != setup:
             os.close(moved)
+    _run_elsewhere(pid)
+    return pid
+
+
+def _run_elsewhere(pid: int) -> None:
+    """Have a new process on another processor than this thread's; where it may run stays as it was.
+
+    It begins where we are, and on a machine that was idle the kernel leaves it there: it would stand behind us while
+    the others do nothing.
+    """
+    allowed = os.sched_getaffinity(0)
+    with suppress(OSError):  # it is a matter of time alone, and a host may refuse it
+        if others := allowed - {_processor()}:
+            os.sched_setaffinity(pid, others)
+            os.sched_setaffinity(pid, allowed)
+
+
+def _processor() -> int:
+    """The processor that this thread runs on (proc(5), field 39)."""
+    fd = os.open("/proc/thread-self/stat", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return int(os.read(fd, MOST_STAT).rpartition(b")")[2].split()[36])
+    finally:
+        os.close(fd)
 
 
 async def launch(

@@ -2,7 +2,7 @@
 
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 
 from alcove.local.cell import parts
@@ -78,15 +78,29 @@ def _dress(upper: str, like: str) -> None:
 
 def remove_unused(directory: str, *, owned_root: bool) -> None:
     """Remove what no guest has been in, by name: where descriptors have run out, this still works."""
+    names = [_MEMORY, OUTPUTS.upper]
+    for part in parts.renamed(owned_root=owned_root):
+        names += [part.upper, part.work]
+    names += [os.path.dirname(part.upper) for part in parts.owned()] if owned_root else []
+    _remove_empty(directory, (*names, *(["layers"] if owned_root else [])))
+
+
+def remove_plain(directory: str, *, layered: bool) -> None:
+    """Remove what is empty of a session that is on its way out, but no upper directory of an overlay.
+
+    Its cell may still be there: nobody makes anything in a directory that has been removed. Whoever lets go of such a
+    directory last frees its block, and on a disk with `discard` waits for that; here this is the cell as it goes.
+    """
+    plain = () if layered else tuple(part.upper for part in parts.OWN)
+    _remove_empty(directory, (_MEMORY, OUTPUTS.upper, *plain))
+
+
+def _remove_empty(directory: str, names: Iterable[str]) -> None:
+    for name in (CONTROL_SOCKET, EXEC_SOCKET, f"{EXEC_SOCKET}{CLOSED}"):
+        with suppress(OSError):
+            os.unlink(f"{directory}/{name}")
+    for name in names:
+        with suppress(OSError):
+            os.rmdir(f"{directory}/{name}")
     with suppress(OSError):
-        for name in (CONTROL_SOCKET, EXEC_SOCKET, f"{EXEC_SOCKET}{CLOSED}"):
-            with suppress(FileNotFoundError):
-                os.unlink(f"{directory}/{name}")
-        names = [_MEMORY, OUTPUTS.upper]
-        for part in parts.renamed(owned_root=owned_root):
-            names += [part.upper, part.work]
-        names += [os.path.dirname(part.upper) for part in parts.owned()] if owned_root else []
-        for name in (*names, *(["layers"] if owned_root else [])):
-            with suppress(FileNotFoundError):
-                os.rmdir(f"{directory}/{name}")
         os.rmdir(directory)

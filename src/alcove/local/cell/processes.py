@@ -13,7 +13,8 @@ from alcove.local.readiness import readable
 
 _END_WITHIN_S = 1.0
 _KILLED_WITHIN_S = 5.0
-_MOST_STAT = 4096  # a name and fifty numbers
+#: Bytes of a /proc/PID/stat: a name and fifty numbers.
+MOST_STAT = 4096
 # the last two: the number is a thread's now
 _NO_SUCH_PROCESS = {errno.ESRCH, errno.EINVAL, errno.ENOENT}
 
@@ -40,7 +41,7 @@ def start_time(pid: int) -> int | None:
     except OSError as error:
         raise _unseen(pid, error) from None
     try:
-        return int(os.read(fd, _MOST_STAT).rpartition(b")")[2].split()[19])
+        return int(os.read(fd, MOST_STAT).rpartition(b")")[2].split()[19])
     except (ProcessLookupError, IndexError):
         return None
     finally:
@@ -68,6 +69,19 @@ def open_process(pid: int, started: int) -> int | None:
         return fd
     os.close(fd)
     return None
+
+
+def known(processes: Processes | None) -> bool:
+    """Tell whether the warden that was recorded can be seen, alive or ended.
+
+    Raises:
+        SandboxIoError: as `open_process`.
+    """
+    fd = open_process(processes.warden, processes.started) if processes else None
+    if fd is None:
+        return False
+    os.close(fd)
+    return True
 
 
 def _unseen(pid: int, error: OSError) -> SandboxIoError:
