@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <grp.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -28,6 +29,7 @@ static struct running running[MOST_EXECS];
 static struct op open_files, processes;
 static char oom_score[16]; /* of the cell's processes; the spawner keeps the caller's, so that they go first */
 static int oom_door = -1;
+static int orphans = -1; /* from init, as it reaps; the end of it is init's own */
 static int ending;
 
 /* ---- entering ---- */
@@ -185,6 +187,13 @@ static void set_oom_score(const char *score)
         (void)!pwrite(oom_door, score, strlen(score), 0);
 }
 
+/* Nothing is born in a pid namespace without its init: ENOMEM, as if for want of memory (pid_namespaces(7)). */
+static int init_is_gone(void)
+{
+    struct pollfd init = {.fd = orphans, .events = 0};
+    return poll(&init, 1, 0) == 1 && init.revents & POLLHUP;
+}
+
 /* The monitor is born before its request has come, so that the caller can prepare meanwhile. */
 static void start(int connection)
 {
@@ -196,6 +205,7 @@ static void start(int connection)
     slots[slot] = (struct exec_slot){0};
     set_oom_score(oom_score); /* inherited at birth: the child's own file is the host root's until it has executed */
     pid_t pid = (pid_t)syscall(SYS_clone, SIGCHLD, 0, 0, 0, 0);
+    int error = errno;
     if (pid != 0)
         set_oom_score("0");
     if (pid == 0) {
@@ -204,10 +214,12 @@ static void start(int connection)
         sys_close_range((unsigned)connection + 1, ~0U, 0);
         exec_monitor(connection, &open_files, &slots[slot]);
     }
-    if (pid < 0)
-        refuse(connection, STEP_FORK, errno);
-    else
+    if (pid > 0)
         running[slot] = (struct running){pid, connection};
+    else if (error == ENOMEM && init_is_gone())
+        close(connection); /* unread: its caller brings the session back, and asks again */
+    else
+        refuse(connection, STEP_FORK, error);
 }
 
 static void finish(struct running *exec)
@@ -262,17 +274,17 @@ static void tell_lost(pid_t command, int status)
         }
 }
 
-static void read_orphans(int epoll, int reaped)
+static void read_orphans(int epoll)
 {
     int32_t record[2];
     ssize_t got;
-    while ((got = read(reaped, record, sizeof record)) == (ssize_t)sizeof record) {
+    while ((got = read(orphans, record, sizeof record)) == (ssize_t)sizeof record) {
         /* after the record, not before: a monitor is waitable before init can reap what it leaves behind */
         reap_monitors(epoll);
         tell_lost(record[0], record[1]);
     }
     if (got == 0) { /* init is dead, and the cell with it: we go too, once we have reaped our monitors */
-        epoll_ctl(epoll, EPOLL_CTL_DEL, reaped, NULL);
+        epoll_ctl(epoll, EPOLL_CTL_DEL, orphans, NULL);
         ending = 1;
     }
 }
@@ -304,7 +316,7 @@ static void serve(int epoll, enum door door, int fd)
         accept_all(fd);
         break;
     case DOOR_REAPED:
-        read_orphans(epoll, fd);
+        read_orphans(epoll);
         break;
     case DOOR_LOST:
         if (is_lost(fd)) /* and not answered since epoll_wait returned */
@@ -314,9 +326,9 @@ static void serve(int epoll, enum door door, int fd)
 }
 
 /* Only what serving needs stays open, on the lowest numbers. */
-static void keep_only(int *listener, int *reaped)
+static void keep_only(int *listener)
 {
-    int *kept[3] = {listener, reaped, &oom_door}, high[3];
+    int *kept[3] = {listener, &orphans, &oom_door}, high[3];
     for (int i = 0; i < 3; i++)
         high[i] = *kept[i] < 0 ? -1 : fcntl(*kept[i], F_DUPFD_CLOEXEC, 100);
     sys_close_range(3, 99, 0);
@@ -330,14 +342,15 @@ void spawner_serve(int listener, int reaped)
     sigset_t all;
     sigfillset(&all);
     sigprocmask(SIG_SETMASK, &all, NULL);
-    keep_only(&listener, &reaped);
+    orphans = reaped;
+    keep_only(&listener);
     int signals = signalfd(-1, &all, SFD_CLOEXEC | SFD_NONBLOCK), epoll = epoll_create1(EPOLL_CLOEXEC);
     if (signals < 0 || epoll < 0)
         _exit(1);
     watch_fd(epoll, signals, DOOR_SIGNALS);
     watch_fd(epoll, listener, DOOR_LISTENER);
-    if (reaped >= 0)
-        watch_fd(epoll, reaped, DOOR_REAPED);
+    if (orphans >= 0)
+        watch_fd(epoll, orphans, DOOR_REAPED);
     for (;;) {
         struct epoll_event events[64];
         int count = epoll_wait(epoll, events, 64, -1);

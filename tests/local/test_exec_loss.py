@@ -51,6 +51,22 @@ async def test_without_a_pending_exec_the_next_one_works(cell: Cell, role: str) 
     assert await cell.out("cat note") == "kept\n"
 
 
+async def test_an_exec_that_finds_init_dead_is_begun_again(cell: Cell) -> None:
+    """A pid namespace without its init takes nobody: no word of how many processes the session may have."""
+    await cell.out("echo kept > note")
+    init, late = cell.native("init"), [cell.native(role) for role in ("warden", "spawner")]
+    await outside.until(lambda: not outside.read(late[1], f"task/{late[1]}/children"))  # else init could not end
+    for pid in late:
+        os.kill(pid, signal.SIGSTOP)
+    os.kill(init, signal.SIGKILL)
+    await outside.until(lambda: not outside.is_there(init))
+    task = asyncio.ensure_future(cell.out("cat note"))
+    await asyncio.sleep(0.05)  # its request is in the queue
+    os.kill(late[1], signal.SIGCONT)
+    assert await task == "kept\n"
+    await outside.until(lambda: not any(outside.is_there(pid) for pid in late))
+
+
 @pytest.mark.parametrize("role", ROLES)
 async def test_nothing_of_the_session_outlives_it(cell: Cell, role: str) -> None:
     number = mark()
