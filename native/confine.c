@@ -1,4 +1,4 @@
-/* The last steps before anything of a guest's can run: capabilities, no_new_privs, seccomp, Landlock. Applied once
+/* The last steps before anything of a guest's can run: capabilities, no_new_privs, Landlock, seccomp. Applied once
  * to the spawner and inherited by every exec: a filter per exec costs 100-700 us, and a Landlock domain per exec
  * would keep one exec from signalling another. */
 #include "session.h"
@@ -94,30 +94,23 @@ static void no_new_privs(void)
 #endif
 }
 
-void confine_calls(const struct plan *plan, uint32_t seccomp_variant)
+void confine(const struct plan *plan, uint32_t seccomp_variant)
 {
-#ifndef ALCOVE_OFF_NNP
     struct op op;
     plan_find(plan, OP_CAPABILITIES, &op);
+#ifndef ALCOVE_OFF_NNP
     drop_capabilities(op.v0, "cell");
 #endif
     no_new_privs();
+#ifndef ALCOVE_OFF_LANDLOCK
+    landlock(plan);
+#endif
 #ifndef ALCOVE_OFF_SECCOMP
     seccomp(plan, seccomp_variant);
 #else
     (void)seccomp_variant;
 #endif
-}
-
-void confine_paths(const struct plan *plan)
-{
-#ifndef ALCOVE_OFF_LANDLOCK
-    landlock(plan);
-#endif
 #ifdef ALCOVE_OFF_NNP /* without it, Landlock and seccomp take only a process that still has its capabilities */
-    struct op op;
-    plan_find(plan, OP_CAPABILITIES, &op);
     drop_capabilities(op.v0, "cell");
 #endif
-    (void)plan;
 }

@@ -110,9 +110,8 @@ void disk_mount(const struct op *op);
 /* ---- init.c ---- */
 _Noreturn void init_main(int host_proc, int socket, int reaped, int network);
 
-/* ---- confine.c: in that order ---- */
-void confine_calls(const struct plan *plan, uint32_t seccomp_variant); /* capabilities, no_new_privs, seccomp */
-void confine_paths(const struct plan *plan); /* Landlock, whose rules name what is there after pivot_root */
+/* ---- confine.c: capabilities, no_new_privs, Landlock, seccomp, in that order ---- */
+void confine(const struct plan *plan, uint32_t seccomp_variant);
 void drop_capabilities(uint64_t keep, const char *who);
 
 /* ---- spawner.c ---- */

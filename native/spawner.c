@@ -141,6 +141,8 @@ void spawner_enter(const struct plan *plan, int warden, int host_proc, uint32_t 
         expect(warden, 'm', NULL, 0);
     }
     set_budgets(plan, host_proc);
+    if (userns < 0)
+        expect(warden, 'p', NULL, 0); /* the root file system is what it will be: Landlock's rules may name it */
     slots = mmap(NULL, MOST_EXECS * sizeof *slots, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     if (slots == MAP_FAILED)
         fail("mmap", "slots");
@@ -149,10 +151,7 @@ void spawner_enter(const struct plan *plan, int warden, int host_proc, uint32_t 
     CHECK(prctl(PR_SET_DUMPABLE, 0), "prctl", "spawner");
 #endif
     die_with_parent("spawner");
-    confine_calls(plan, variant);
-    if (userns < 0)
-        expect(warden, 'p', NULL, 0); /* the root file system is what it will be */
-    confine_paths(plan);
+    confine(plan, variant);
 }
 
 /* ---- serving ---- */

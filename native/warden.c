@@ -5,9 +5,8 @@
  *   spawner  born in the session's cgroups and before we enter anything, so that it has the caller's credentials, can
  *            make idmapped mounts for us, then enters the cell and gives everything up
  *
- * The order is namespaces, id maps, non-dumpable, mounts, pivot_root; in the spawner meanwhile capabilities,
- * no_new_privs, seccomp, and after pivot_root Landlock. Every step that fails is reported by name with its errno, and
- * nothing is left. */
+ * The order is namespaces, id maps, non-dumpable, mounts, pivot_root, then in the spawner capabilities, no_new_privs,
+ * Landlock, seccomp. Every step that fails is reported by name with its errno, and nothing is left. */
 #include "session.h"
 
 #include <errno.h>
@@ -182,29 +181,6 @@ static void settle(const struct plan *plan)
 #endif
 }
 
-/* ---- side by side ---- */
-
-/* The kernel wakes who is spoken to where the speaker is, since most then wait for the answer; ours go on. With a
- * `word`, which is said meanwhile, it wakes elsewhere. Where it may run stays as it was. */
-static void run_elsewhere(pid_t pid, int socket, const char *word)
-{
-    enum { WORD = 8 * sizeof(unsigned long) };
-    unsigned long allowed[64], others[64], any = 0;
-    unsigned here = 0;
-    long size = syscall(SYS_sched_getaffinity, 0, sizeof allowed, allowed);
-    if (size > 0 && syscall(SYS_getcpu, &here, NULL, NULL) == 0) {
-        memcpy(others, allowed, (size_t)size);
-        others[here / WORD] &= ~(1UL << here % WORD);
-        for (long i = 0; i < size / (long)sizeof *others; i++)
-            any |= others[i];
-    }
-    int moved = any && syscall(SYS_sched_setaffinity, pid, size, others) == 0; /* a matter of time alone */
-    if (word)
-        CHECK(message_send(socket, word, 1, NULL, 0), "socket", "spawner");
-    if (moved && syscall(SYS_sched_setaffinity, pid, size, allowed) < 0 && errno != ESRCH)
-        fail("sched_setaffinity", "the processors that were allowed");
-}
-
 /* ---- the cell's mounts and its init ---- */
 
 static void write_inner_maps(const struct plan *plan, int host_proc, pid_t spawner)
@@ -290,7 +266,7 @@ static void build(struct warden *warden, struct mounts *mounts)
     mounts_pivot();
     close(mounts->root);
     FAULT(warden->plan, "pivoted");
-    run_elsewhere(warden->spawner, spawner, "p");
+    CHECK(message_send(spawner, "p", 1, NULL, 0), "socket", "spawner");
     mounts_leave_host(); /* while the spawner confines itself: its paths begin at the new root already */
     expect(mounts->init, 'c', NULL);
     close(mounts->init);
@@ -360,6 +336,23 @@ static void join_cell(uint64_t namespaces)
     CHECK(unshare(CLONE_NEWNS), "unshare", "mount");
 }
 
+/* Init was born where we are, and would wait there until we do. Where it may run stays as it was. */
+static void run_elsewhere(pid_t pid)
+{
+    enum { WORD = 8 * sizeof(unsigned long) };
+    unsigned long allowed[64], others[64], any = 0;
+    unsigned here = 0;
+    long size = syscall(SYS_sched_getaffinity, 0, sizeof allowed, allowed);
+    if (size <= 0 || syscall(SYS_getcpu, &here, NULL, NULL) < 0)
+        return; /* a matter of time alone */
+    memcpy(others, allowed, (size_t)size);
+    others[here / WORD] &= ~(1UL << here % WORD);
+    for (long i = 0; i < size / (long)sizeof *others; i++)
+        any |= others[i];
+    if (any && syscall(SYS_sched_setaffinity, pid, size, others) == 0)
+        syscall(SYS_sched_setaffinity, pid, size, allowed);
+}
+
 void warden_main(const struct plan *plan)
 {
     struct op op;
@@ -368,7 +361,7 @@ void warden_main(const struct plan *plan)
     warden.plan = plan;
     errno = early_error;
     CHECK(warden.init, "clone", "init, in namespaces of its own");
-    run_elsewhere(warden.init, -1, NULL); /* it was born where we are, and would wait there until we do */
+    run_elsewhere(warden.init);
     /* with the caller's own credentials, before anybody enters */
     hostside_map(plan, warden.host_proc, warden.init, namespaces);
     FAULT(plan, "mapped");

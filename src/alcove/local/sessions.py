@@ -478,6 +478,7 @@ class Sessions:
 
         Raises:
             LifecycleError: even SIGKILL did not end it in time.
+            SandboxIoError: it cannot be looked at: no word that it is gone.
         """
         await processes.end_warden(live.record.processes, live.record.groups)
 
